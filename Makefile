@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 SERVE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all check demo bench docs
+.PHONY: help install test-fast test test-all check demo bench docs
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 \t/p' Makefile
@@ -29,23 +29,30 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+FAST := language layers size errors docs config hardware optim rotary parts heads metrics tokenizer generation engine corpus \
+  corpus_text corpus_tables sources records labels exports negation report results tables presets loader pairs guard inputs
+
+test-fast: install  ## the inner loop: the tests of the core, under three minutes on two cores
+	$(PYTEST) -m 'not slow' $(FAST:%=tests/test_%.py)
+
 test: install  ## the suite without its slow tests, no network needed
 	$(PYTEST) -m 'not slow'
 
 test-all: install  ## the whole suite, as CI runs it
 	$(PYTEST)
 
-check: install  ## format, lint, types, layers, size, docs
+check: install  ## format, lint, types, layers, size, language, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py tests/test_size.py tests/test_docs.py
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_size.py tests/test_language.py tests/test_docs.py
 
-demo: install  ## the whole line on text this machine has, then a page to talk to it (SERVE=0: no page)
+demo: install  ## the whole pipeline on text this machine has, then a page to talk to it (SERVE=0: no page)
 	$(BIN)/textus demo --out demo --force $(if $(filter 0,$(SERVE)),--no-serve)
 
 bench: install  ## the speed table, under ten minutes on two quiet cores
 	@for each in start_up train_speed matmul_share ngram table; do $(BIN)/python -m benchmarks.$$each || exit 1; done
 
-docs: install  ## write docs/reference.md and docs/errors.md from the code
+docs: install  ## write the generated pages below docs/
 	$(BIN)/python -m textus.cli.reference docs
+	$(BIN)/python tests/promises.py docs/dev/promises.md

@@ -116,7 +116,7 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
         DecoderConfig(side.vocab, context_length=CONTEXT, n_layer=LAYERS, n_head=HEADS, d_model=WIDTH)
     )
     choices = candidates(model, compiled=False)[0]
-    model.compute_with(choices.precision, choices.attention, choices.step)
+    model.set_compute(choices.precision, choices.attention, choices.step)
     optim = OptimSettings() if side.how == "muon" else OptimSettings(optimiser="adamw", rate=1e-3)
     settings = TrainSettings(
         steps=10**6, batch_size=side.batch, context_length=CONTEXT, optim=optim,

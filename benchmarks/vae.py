@@ -76,7 +76,7 @@ def figures(model: VAE, tokenizer: Tokenizer, batches: list[Batch], alone: np.nd
     return {
         "active_units": active_units(means),
         "d_latent": model.config.d_latent,
-        "kl_nats_per_text": model.findings(batches)["kl_per_text"],
+        "kl_nats_per_text": model.validation_metrics(batches)["kl_per_text"],
         "reconstruction_bleu": bleu(model, tokenizer, batches),
         "nats_per_token": interval(bootstrap(bound, tokens), len(bound)),
         f"nats_per_token_bound_of_{SAMPLES}": interval(bootstrap(tight, tokens), len(tight)),

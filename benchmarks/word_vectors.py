@@ -23,11 +23,11 @@ from textus.models.linear import LinearClassifier, LinearConfig
 from textus.models.word_vectors import (
     VectorSettings,
     WordVectors,
-    analogies_right,
+    analogy_accuracy,
     cosines,
-    learn,
     rank_correlation,
     read,
+    train_vectors,
 )
 
 CANDIDATES = {
@@ -67,7 +67,7 @@ def similarity(vectors: WordVectors, name: str) -> dict[str, Any]:
     samples = [draw.integers(0, n, n) for _ in range(BOOTSTRAP)]
     ends = np.quantile([rank_correlation(cosine[rows], judgments[rows]) for rows in samples], [0.025, 0.975])
     figure = interval((rank_correlation(cosine, judgments), *ends.tolist()), n)
-    return {key: round(value, 4) for key, value in figure.items()} | {"with_both_words": coverage.found}
+    return {key: round(value, 4) for key, value in figure.items()} | {"with_both_words": coverage.n_found}
 
 
 def analogies(vectors: WordVectors) -> dict[str, Any]:
@@ -82,9 +82,9 @@ def analogies(vectors: WordVectors) -> dict[str, Any]:
             kinds[kind].append(tuple(line.lower().split()))
     scores = {}
     for name, questions in kinds.items():
-        right, coverage = analogies_right(vectors, questions)
+        right, coverage = analogy_accuracy(vectors, questions)
         share = {"value": round(right / len(questions), 4), "n": len(questions)}
-        scores[name] = {**share, "with_all_words": coverage.found, "right": right}
+        scores[name] = {**share, "with_all_words": coverage.n_found, "right": right}
     return scores
 
 
@@ -117,7 +117,7 @@ def trained(bench: Bench, name: str) -> WordVectors:
     if name not in candidates or candidates[name]["settings"] != vars(settings) or not path.exists():
         words = texts()[: 3 if bench.smoke else None]
         started = cpu_seconds()
-        vectors = learn(words, replace(settings, epochs=1) if bench.smoke else settings)
+        vectors = train_vectors(words, replace(settings, epochs=1) if bench.smoke else settings)
         seconds = round(cpu_seconds() - started, 1)
         vectors.save(path)
         figures = {part: similarity(vectors, part) for part in ("MTurk-771", "SimLex-999")}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel
+from textus.models.contract import CountBased, LanguageModel
 from textus.models.registry import build
 
 V = 13
@@ -131,8 +131,8 @@ def random_batch(rows: int = 3, length: int = 20, seed: int = 0) -> Batch:
 def learn(model: LanguageModel, batch: Batch, steps: int = 40) -> None:
     """The way `fit` does: counting where the family counts, else optimiser steps."""
     model.train()
-    if model.counts:
-        for _ in range(model.passes):
+    if isinstance(model, CountBased):
+        for _ in range(model.n_passes()):
             model.count(batch)
             model.update()
     else:

@@ -88,7 +88,7 @@ class Remembering(LanguageModel):
             logits.append(self.forward(column[:, None], cache))
         scores = torch.cat(logits, 1).transpose(1, 2)  # (B, V, T)
         nats = nn.functional.cross_entropy(scores, batch.targets, reduction="none")
-        return nats * batch.weights, self.kind
+        return nats * batch.weights, self.capabilities.likelihood
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> RememberingCache:
         """Rows that have seen nothing, with room for `length` ids each."""

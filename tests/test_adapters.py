@@ -13,7 +13,15 @@ from torch import Tensor
 from textus.core.errors import UsageError
 from textus.interop import folder, peft
 from textus.models.contract import LanguageModel
-from textus.models.nn.lora import LoRASettings, adapt, adapted, below, merge, n_layers, train_last
+from textus.models.nn.lora import (
+    LoRASettings,
+    add_lora,
+    layer_depth,
+    lora_layers,
+    merge_lora,
+    n_layers,
+    train_last,
+)
 from textus.models.registry import build
 
 SIZES = {"vocab_size": 61, "n_layer": 2, "n_head": 2, "d_model": 16, "context_length": 24, "dropout": 0.0}
@@ -47,9 +55,9 @@ def made(shape: str) -> LanguageModel:
 
 def taught(model: LanguageModel, **settings: Any) -> LanguageModel:
     """The model with adapters that have learnt something."""
-    adapt(model, LoRASettings(**{"rank": 3, "alpha": 7.0, **settings}))
+    add_lora(model, LoRASettings(**{"rank": 3, "alpha": 7.0, **settings}))
     with torch.no_grad():
-        for part in adapted(model).values():
+        for part in lora_layers(model).values():
             for b in part.b.values():
                 b.normal_()
     return model.eval()
@@ -62,23 +70,29 @@ def ids() -> Tensor:
 def states(model: LanguageModel, of: Tensor) -> Tensor:
     """What comes out of the layers: the target's logits for a family that needs a source."""
     with torch.no_grad():
-        return model(of) if model.can_generate and not model.needs_source else model.hidden(of)  # type: ignore[operator]
+        can = model.capabilities
+        return model(of) if can.can_generate and not can.needs_source else model.hidden(of)  # type: ignore[operator]
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "LoRA begins as the model was, merges without changing it, and `peft` computes the same from what "
+    "is exported, in every form that `transformers` has; a fault in the rows is seen",
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_adapted_model_begins_as_it_was_and_merges_without_a_change(shape: str) -> None:
     model, input_ids = made(shape), ids()
     before = states(model, input_ids)
-    adapt(model, LoRASettings())
+    add_lora(model, LoRASettings())
     torch.testing.assert_close(states(model.eval(), input_ids), before, atol=0, rtol=0)
     with torch.no_grad():
-        for part in adapted(model).values():
+        for part in lora_layers(model).values():
             for b in part.b.values():
                 b.normal_(std=0.1)
     apart = states(model, input_ids)
     assert (apart - before).abs().max() > 0.01
-    merge(model)
-    assert not adapted(model)
+    merge_lora(model)
+    assert not lora_layers(model)
     torch.testing.assert_close(states(model, input_ids), apart, atol=1e-5, rtol=1e-5)
 
 
@@ -107,7 +121,7 @@ def test_peft_computes_the_same(shape: str, targets: str, tmp_path: Path) -> Non
             out = theirs(input_ids=input_ids)
             result = out.logits if hasattr(out, "logits") else out.last_hidden_state
             mine = model.hidden(input_ids) if "last_hidden_state" in out else model(input_ids)  # type: ignore[operator]
-    n_adapters = sum(len(part.a) for part in adapted(model).values())
+    n_adapters = sum(len(part.a) for part in lora_layers(model).values())
     assert n_adapters >= 2 * (1 if targets == "all" else len(targets.split(",")))
     torch.testing.assert_close(mine, result, atol=1e-5, rtol=1e-5)
     plain = getattr(transformers, name).from_pretrained(tmp_path / "base").eval()
@@ -122,10 +136,14 @@ def test_a_fault_in_the_rows_is_seen_by_peft(tmp_path: Path, monkeypatch: pytest
         test_peft_computes_the_same("bert", "q,k,v", tmp_path)
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "A method trains exactly the parameters it names: adapters and heads, the last layers, lower layers less",
+)
 def test_only_adapters_and_heads_learn() -> None:
     model = made("bert")
     model.heads["x"] = torch.nn.Linear(16, 2)
-    adapt(model, LoRASettings(targets="q, v"))
+    add_lora(model, LoRASettings(targets="q, v"))
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     pairs = {f"blocks.{n}.attention.qkv.{m}.{part}" for n in range(2) for m in "ab" for part in "qv"}
     assert learning == pairs | {"heads.x.weight", "heads.x.bias"}
@@ -133,9 +151,9 @@ def test_only_adapters_and_heads_learn() -> None:
 
 def test_what_cannot_be_adapted_is_named() -> None:
     with raises(UsageError, "unsupported_model"):
-        adapt(build("lstm", {"vocab_size": 9, "d_model": 8}), LoRASettings())
+        add_lora(build("lstm", {"vocab_size": 9, "d_model": 8}), LoRASettings())
     with raises(UsageError, "unknown_name", "'query'"):
-        adapt(made("bert"), LoRASettings(targets="query"))
+        add_lora(made("bert"), LoRASettings(targets="query"))
     for wrong in ({"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}):
         with raises(UsageError, "out_of_range", f"method.{next(iter(wrong))}="):
             LoRASettings(**wrong)  # type: ignore[arg-type]
@@ -154,16 +172,16 @@ def test_dropout_is_of_what_the_adapters_read() -> None:
 def test_how_far_below_the_head_everything_lies() -> None:
     model = build("encoder", {**BERT, "pooler": True, "n_layer": 3})
     model.heads["x"] = torch.nn.Linear(16, 2)
-    result = below(model)
+    result = layer_depth(model)
     wanted = {
         "heads.x.weight": 0, "pooler.weight": 0, "blocks.2.attention.qkv.weight": 1, "blocks.0.feed_forward.up.bias": 3,
         "norm.weight": 4, "embedding.weight": 4, "position.weight": 4, "segment.weight": 4,
     }  # fmt: skip
     assert {name: result[name] for name in wanted} == wanted
-    assert below(made("qwen3"))["norm.weight"] == 0  # it stands on the last layer there
+    assert layer_depth(made("qwen3"))["norm.weight"] == 0  # it stands on the last layer there
     both = build("lstm", {"vocab_size": 9, "d_model": 8, "n_layer": 2, "bidirectional": True})
     assert n_layers(both) == 2
-    assert below(both)["layers.3.weight_hh_l0"] == below(both)["layers.2.weight_hh_l0"] == 1
+    assert layer_depth(both)["layers.3.weight_hh_l0"] == layer_depth(both)["layers.2.weight_hh_l0"] == 1
 
 
 @pytest.mark.parametrize(("n", "learns"), [(0, set()), (1, {1}), (2, {0, 1})])

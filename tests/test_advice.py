@@ -53,6 +53,7 @@ CASES = [
 ]
 
 
+@pytest.mark.promise("Robustness", "A folder of another kind is named with the command that shows it")
 @pytest.mark.parametrize(("command", "kind"), CASES)
 def test_a_folder_of_another_kind_is_named_with_its_command(
     command: str, kind: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]

@@ -25,6 +25,11 @@ SQUAD = [  # prediction, answers, exact and F1 of the SQuAD v2.0 script
 ]
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Answers' exact match and F1 are SQuAD's (with no answer too) and CMRC 2018's; the best threshold "
+    "is the best of all",
+)
 @pytest.mark.parametrize(("prediction", "right", "exact", "f1"), SQUAD)
 def test_known_answers_have_the_official_figures(
     prediction: str, right: list[str], exact: int, f1: float

@@ -18,7 +18,7 @@ NOT_PATHS: dict[str, Any] = {
     "list": ["a", "b"], "rows": ROWS, "dict": {"text": "a"}, "none": None, "int": 3, "bytes": b"x",
     "pair": (["a"], ["b"]), "nothing": [], "empty": "", "object": object(), "set": {"a"},
 }  # fmt: skip
-NO_ARGUMENTS = ("doctor", "serve", "Sampling", "TextusError", "Index")
+NO_ARGUMENTS = ("doctor", "serve", "SamplingParams", "TextusError", "Index")
 WORKS = {("finetune", "rows"), ("tune", "rows"), ("build_corpus", "list"), ("pull_model", "list")}
 FURTHER: dict[str, dict[str, Any]] = {
     "predict": {"given": "x"}, "embed": {"given": "x"}, "generate": {"given": ["x"]}, "evaluate": {"on": "x"},

@@ -57,6 +57,7 @@ def test_the_chosen_tokenizer(corpus: Path, tmp_path: Path, capsys: pytest.Captu
         api.chosen_tokenizer(mine, "chars")
 
 
+@pytest.mark.promise("Command line", "Nothing is overwritten without `--force`")
 def test_nothing_is_overwritten_by_accident(corpus: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -85,11 +86,12 @@ def test_a_run_continues_a_text(run: api.Run) -> None:
     )
 
 
+@pytest.mark.promise("Generation", "A run writes what the reference loop writes")
 def test_what_it_writes_is_what_the_reference_loop_writes(run: api.Run) -> None:
     from textus.generation.sampling import generate
 
     ids = run.tokenizer.encode("Once upon")
-    sampling = textus.Sampling(max_tokens=20, seed=5)
+    sampling = textus.SamplingParams(max_tokens=20, seed=5)
     wanted = run.tokenizer.decode(generate(run.model, ids, sampling, run.tokenizer.end_id))
     assert run.generate("Once upon", max_tokens=20, seed=5) == wanted
 
@@ -159,6 +161,10 @@ def test_runs_of_one_name_keep_apart(tmp_path: Path) -> None:
     assert list(api.named(runs)) == [str(runs[0].path), str(runs[1].path), "c"]
 
 
+@pytest.mark.promise(
+    "Training",
+    "`resume` continues to the same bytes: `resume --prove` compares them, and the proof can fail",
+)
 def test_the_proof_of_resuming_can_fail(trained: Path, tmp_path: Path) -> None:
     from textus.core.io import read_json, write_json
     from textus.runs.store import hashes
@@ -186,6 +192,9 @@ def test_a_run_shows_itself_in_a_notebook(run: api.Run) -> None:
     assert "Run(" in repr(run)
 
 
+@pytest.mark.promise(
+    "Training", "A run with a flipped byte, a missing file, an older or a newer format is refused"
+)
 @pytest.mark.parametrize("damage", ["flip", "remove", "older", "newer"])
 def test_a_damaged_run_is_refused(counted: Path, tmp_path: Path, damage: str) -> None:
     mine = tmp_path / "run"
@@ -208,6 +217,7 @@ def test_a_damaged_run_is_refused(counted: Path, tmp_path: Path, damage: str) ->
     assert api.verify(counted)
 
 
+@pytest.mark.promise("Training", "A model that memorises a one-page story is reported")
 @pytest.mark.slow
 def test_a_story_of_one_page_is_learnt_by_heart_and_that_is_said(
     story: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -223,6 +233,7 @@ def test_a_story_of_one_page_is_learnt_by_heart_and_that_is_said(
     assert report in " ".join(story.read_text().split())
 
 
+@pytest.mark.promise("Families", "`--force` replaces only a folder of the same kind")
 @pytest.mark.parametrize("there", FOLDER_MARKERS)
 @pytest.mark.parametrize("wanted", FOLDER_MARKERS)
 def test_force_replaces_only_its_own_kind(tmp_path: Path, there: str, wanted: str) -> None:
@@ -241,6 +252,7 @@ def test_force_replaces_only_its_own_kind(tmp_path: Path, there: str, wanted: st
         check_output_dir(folder, force=True, kind=wanted)
 
 
+@pytest.mark.promise("Robustness", "`--force` replaces no folder of somebody else")
 def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("Dear all")

@@ -159,6 +159,11 @@ def entities(tokens: list[str], tags: list[str]) -> list[tuple[str, str]]:
     return [(kind, " ".join(words)) for kind, *words in results]
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Augmentation keeps labels right (classes, spans, answers, tags, CLUENER's form), for any text; a "
+    "label left behind is seen",
+)
 @pytest.mark.parametrize(
     "row",
     [SPANS, LISTS, ANSWERS, OBJECTS, TOKENS, CLUENER, EXCLUSIVE],
@@ -255,6 +260,11 @@ def changed_words(before: str, after: str) -> int:
     return sum(a != b for a, b in zip(before.split(), after.split(), strict=True))
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Each augmentation does what its name promises; synonyms equal nltk's reading of WordNet; "
+    "homophones sound the same",
+)
 def test_each_operation_does_what_it_says() -> None:
     text = "a good movie for small children and their parents to call on evenings"
     row = {"text": text, "label": 1}
@@ -380,6 +390,9 @@ def test_synonyms_are_nltks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # ── seeds, counts, held-out rows ───────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks", "Copies follow from the seed and the row, in any order; failures are reported with counts"
+)
 def test_the_same_seed_gives_the_same_copies_in_any_order() -> None:
     rows = reviews(12)
 
@@ -437,6 +450,10 @@ def as_records(rows: list[dict[str, Any]]) -> list[Record]:
     return [Record(row, f"line {n}") for n, row in enumerate(rows, 1)]
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "No copy of a held-out row is used for training; an augmented fine-tuning resumes to the same bytes",
+)
 def test_a_copy_lies_on_the_side_of_its_row() -> None:
     plain = as_records(reviews(300))
     more = augment_records(plain, AugmentSettings(WITHOUT_FILES, copies=3))

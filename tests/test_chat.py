@@ -57,6 +57,10 @@ def compare(ours: Tokenizer, theirs: Any, template: str, messages: Any, prompt: 
     return "equal" if ids == expected else f"{ids} where transformers has {expected}"
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "Chat ids and text are those of `apply_chat_template` for every style of template, tokenizer and flag",
+)
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_ids_equal_transformers_in_every_style(folders: Any, kind: str) -> None:
     """M4, M5, M10: each template with each tokenizer, flags and conversations by turns."""
@@ -182,6 +186,7 @@ def broken(text: str) -> str:
     return text
 
 
+@pytest.mark.promise("Robustness", "No message makes a special token through any template")
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_no_message_makes_a_special_token_through_any_template(folders: Any, kind: str) -> None:
     """The special ids are those of the same conversation whose texts spell no special token."""
@@ -313,6 +318,9 @@ FINE = {"power", "digits", "attribute of doubled lists", "the template's own bla
 """Not bombs after all: they print a short text, at once."""
 
 
+@pytest.mark.promise(
+    "Robustness", "A bomb in a chat template is stopped, by every operator, filter and method"
+)
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_stopped(name: str) -> None:
     """R3: in one line, in under two seconds and a half of CPU; other threads run meanwhile."""

@@ -20,7 +20,7 @@ from textus import open_run
 from textus.api import exchange
 from textus.api.conversation import fitting_ids
 from textus.api.run import Run
-from textus.generation.sampling import sampling_of
+from textus.generation.sampling import sampling_params
 
 CONTEXT = 128
 TEXTUS = [str(Path(sys.executable).with_name("textus"))]
@@ -53,6 +53,10 @@ def fits(run: Run, messages: list[dict[str, Any]], free: int) -> bool:
     return len(run.tokenizer.apply_chat_template(messages)) + free <= CONTEXT
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A chat keeps its system message and reserves space for the answer; an answer ends with the context",
+)
 @pytest.mark.parametrize("system", ["You are brief.", None])
 @pytest.mark.parametrize("free", [10, 30, 1000])
 def test_the_oldest_turns_are_left_out_and_the_system_message_is_kept(
@@ -193,4 +197,4 @@ def test_a_setting_is_read_in_its_own_form() -> None:
     for assignment in ("temperature=0.5", "top-k = 5", "sliding=true", "nonsense=1", "seed=x", "top_p=0.9"):
         conversation.set(assignment)
     assert conversation.settings == {"temperature": 0.5, "top_k": 5, "sliding": True, "top_p": 0.9}
-    assert sampling_of(conversation.settings).top_k == 5
+    assert sampling_params(conversation.settings).top_k == 5

@@ -114,6 +114,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.promise("Training", "A damaged checkpoint is named and the one before it taken")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     run: RunFolder, damage: str, capsys: pytest.CaptureFixture[str]
@@ -192,6 +193,9 @@ RUIN: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.promise(
+    "Training", "A run with a flipped byte, a missing file, an older or a newer format is refused"
+)
 @pytest.mark.parametrize("ruin", RUIN)
 def test_a_ruined_run_is_refused_in_one_line(run: RunFolder, ruin: str) -> None:
     run.finish(checkpoint(3).weights)
@@ -204,6 +208,7 @@ def test_a_ruined_run_is_refused_in_one_line(run: RunFolder, ruin: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.promise("Training", "A run is not resumed on another corpus, nor read with another tokenizer")
 def test_another_tokenizer_in_an_unfinished_run_is_refused(run: RunFolder) -> None:
     run.save(checkpoint(4))
     tokenizers.train("char", ["xyz"]).save(run.path)
@@ -240,6 +245,7 @@ def unsafe(source: str) -> list[str]:
     return results
 
 
+@pytest.mark.promise("Training", "No pickle is read or written")
 def test_nothing_reads_or_writes_pickle(run: RunFolder) -> None:
     assert unsafe("import pickle\ntorch.load(path)\nmodel.eval()") == ["pickle", "torch.load"]
     sources = sorted((REPOSITORY / "textus").rglob("*.py"))
@@ -316,6 +322,9 @@ def test_tensorboard_refuses_a_record_with_a_flipped_bit(run: RunFolder) -> None
 # ── kills and full disks ───────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks", "A folder being trained into is locked; killed with −9, training continues to the same bytes"
+)
 def test_a_system_without_locks_trains_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -344,6 +353,7 @@ SAVING = textwrap.dedent("""
 """)
 
 
+@pytest.mark.promise("Training", "Killed while saving, there is always a whole checkpoint")
 def test_killed_while_saving_there_is_always_a_whole_checkpoint(run: RunFolder) -> None:
     moments, reached = random.Random(5), 0
     for _ in range(3):
@@ -385,6 +395,7 @@ def big(step: int) -> Checkpoint:
     return Checkpoint(step, {"w": torch.full((90_000,), float(step))}, {}, {"best": None})
 
 
+@pytest.mark.promise("Training", "A full disk leaves the last good checkpoint and is reported")
 def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(small_disk: Path) -> None:
     tokenizer = tokenizers.train("char", ["abc"])
     run = create_run(small_disk / "run", record(tokenizer), tokenizer)

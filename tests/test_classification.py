@@ -24,6 +24,9 @@ def drawn(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return gold, np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
 
 
+@pytest.mark.promise(
+    "Tasks", "Figures of classification are scikit-learn's; a class nobody knows is always wrong"
+)
 def test_figures_are_scikit_learns() -> None:
     gold, probabilities = drawn()
     guess = probabilities.argmax(1)

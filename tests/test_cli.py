@@ -13,11 +13,15 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from textus.cli import demo
 from textus.cli.help import flat_verbs, overview
 from textus.cli.main import main
+from textus.core.errors import RunError
+from textus.core.io import check_output_dir
 
 TEXTUS = str(Path(sys.executable).parent / "textus")
 HEAVY = ("torch", "numpy", "pydantic", "rich")
@@ -68,11 +72,14 @@ def test_starting_imports_nothing_heavy(code: str) -> None:
 
 
 def test_the_check_of_imports_can_fail() -> None:
-    check = "import textus; textus.Sampling; import sys; print('torch' in sys.modules)"
+    check = "import textus; textus.SamplingParams; import sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
 
 
+@pytest.mark.promise(
+    "Architecture", "`import textus` and `textus --help` take at most 0.3 s and import nothing heavy"
+)
 @pytest.mark.parametrize("command", [[sys.executable, "-c", "import textus"], [TEXTUS, "--help"]])
 def test_starting_takes_less_than_three_tenths_of_a_second(command: list[str]) -> None:
     """Of the processor's time, the median of five: a busy machine stretches the clock."""
@@ -122,6 +129,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 # ── wrong words: exit code 2, one line, the nearest right word ─────────────────────────────────
 
 
+@pytest.mark.promise("Command line", "Wrong words get one line with the nearest right one, and exit code 2")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -234,6 +242,10 @@ def test_evaluate_and_compare(
         assert "bits per byte" in capsys.readouterr().out
 
 
+@pytest.mark.promise(
+    "Training",
+    "`resume` continues to the same bytes: `resume --prove` compares them, and the proof can fail",
+)
 def test_train_and_resume(
     capsys: pytest.CaptureFixture[str], trained: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -245,6 +257,7 @@ def test_train_and_resume(
     assert answer(capsys, "resume", trained, "--prove")["identical"] is True
 
 
+@pytest.mark.promise("Training", "A run is not resumed on another corpus, nor read with another tokenizer")
 def test_resume_with_another_corpus(
     capsys: pytest.CaptureFixture[str], trained: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -281,6 +294,10 @@ def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return api.finetune(folder / "rows.csv", model="linear", task="classification", out=folder / "run").path
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "Hosts and origins are refused until they are allowed; what cannot be served is refused at the start",
+)
 def test_serve_refuses_at_the_start_what_it_cannot_serve(
     capsys: pytest.CaptureFixture[str], tagged: Path, counted: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -312,6 +329,7 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str], counted: Path) -> Non
 # ── the process ────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Command line", "With `--json` standard output is one object")
 def test_json_keeps_standard_output_clean(story: Path, tmp_path: Path) -> None:
     done = run("corpus", "build", story, "--out", tmp_path / "c", "--json")
     assert done.returncode == 0
@@ -390,7 +408,7 @@ def test_ctrl_c_is_one_line_and_130(counted: Path) -> None:
     [
         (
             ["compress", "work/run"],
-            "textus compress is planned and does not exist yet (README, Not yet); today: ",
+            "textus compress is planned and does not exist yet (see the README); today: ",
         ),
         (["explain", "work/run", "x"], "textus explain is planned and does not exist yet"),
         (["explain", "--help"], "textus explain is planned"),
@@ -429,3 +447,20 @@ def test_help_and_version_as_words(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out == shown
     assert main(["bench", "--help"]) == 0
     assert "Usage: textus bench WHAT ARGUMENTS… [flags]" in capsys.readouterr().out  # C26
+
+
+def test_the_demonstration_holds_its_folder_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, steps = tmp_path / "demo", []
+
+    def refused(*step: Any) -> None:
+        steps.append(step)
+        with pytest.raises(RunError, match=f"{out} is in use"):
+            check_output_dir(out, force=True, kind="demo")
+
+    monkeypatch.setattr(demo, "run_step", refused)
+    monkeypatch.setattr(demo, "last_screen", lambda *_: None)
+    demo.demo(out=out, serve=False, dispatch=lambda words: 0)
+    assert len(steps) == len(demo.STEPS)
+    check_output_dir(out, force=True, kind="demo")

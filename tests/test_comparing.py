@@ -21,6 +21,7 @@ from textus.data.token_dataset import in_memory_dataset
 from textus.evaluation import comparison
 from textus.evaluation.comparison import ComparedRun, compare
 from textus.evaluation.perplexity import evaluate
+from textus.models.contract import Capabilities
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.registry import build
 from textus.models.testing import Fake, FakeConfig
@@ -54,7 +55,7 @@ def ngram(tokenizer: Tokenizer) -> NGram:
 class Pseudo(Fake):
     """A family whose figure is no probability of the text."""
 
-    kind = "pseudo"
+    capabilities = Capabilities(likelihood="pseudo")
 
 
 def test_runs_are_ranked_and_it_is_said_what_is_certain(tokenizer: Tokenizer, bpe: Tokenizer) -> None:
@@ -93,6 +94,7 @@ def test_there_must_be_a_run(tokenizer: Tokenizer) -> None:
         compare([], TEXT)
 
 
+@pytest.mark.promise("Families", "Fewer than six blocks make nobody better")
 def test_a_few_blocks_make_nobody_better(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 5 blocks all lie on one side by chance in 1 of 16 cases: that is no 95 %."""
     runs = [
@@ -123,6 +125,7 @@ def lossy(folder: Path) -> Tokenizer:
     return load(folder)
 
 
+@pytest.mark.promise("Families", "A tokenizer that changes the text is not ranked with those that do not")
 def test_a_tokenizer_that_changes_the_text_is_not_ranked_with_those_that_do_not(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
@@ -180,6 +183,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, api.Run]:
     return made
 
 
+@pytest.mark.promise(
+    "Families",
+    "Every family labels its likelihood (exact, bound, pseudo; given a source), and only like figures "
+    "are ranked",
+)
 def test_every_family_says_what_its_figure_is(runs: dict[str, api.Run], tmp_path: Path) -> None:
     comparison = api.compare([runs[family] for family in PLAIN], out=tmp_path / "out")
     values = {row["name"]: row["likelihood"] for row in comparison["rows"]}

@@ -70,6 +70,7 @@ def test_configs_are_found() -> None:
     assert len(TEXTS) > 10
 
 
+@pytest.mark.promise("Robustness", "`--set` takes every literal of every config")
 @pytest.mark.parametrize(("cls", "name", "value"), LITERALS)
 def test_every_literal_of_every_config_can_be_set(cls: type, name: str, value: str) -> None:
     """C1: `model.position=none`, `model.average=none`, `task.class_weights=none` became None and were refused."""

@@ -54,11 +54,16 @@ from textus.core.config import to_dict
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, generate
-from textus.models.contract import LanguageModel, Loss
+from textus.generation.sampling import SamplingParams, generate
+from textus.models.contract import CountBased, LanguageModel, Loss
 from textus.models.registry import FAMILIES, build
 
 
+@pytest.mark.promise(
+    "Models",
+    "Every family keeps every clause of the contract: shapes, probabilities that sum to one, no look "
+    "ahead, cached = uncached, batched = alone, padding and packing change nothing",
+)
 def test_every_family_is_asked() -> None:
     assert {family for family, _ in CASES.values()} == set(FAMILIES)
 
@@ -90,7 +95,7 @@ def check_too_long(model: LanguageModel) -> None:
         return
     with pytest.raises(UsageError, match=rf"{context + 1}.* {context}\b"):
         model(random_ids(1, context + 1))
-    if not model.can_generate:
+    if not model.capabilities.can_generate:
         return
     cache = model.new_cache(1, context)
     model(random_ids(1, context), cache)
@@ -169,7 +174,7 @@ def check_engine_equals_generate(model: LanguageModel) -> None:
     """Ragged prompts, batched and cached, over the end of the context, give the ids each gives alone."""
     for temperature in (0.0, 1.0):
         samplings = [
-            Sampling(temperature=temperature, max_tokens=9 + 7 * n, seed=n) for n in range(len(PROMPTS))
+            SamplingParams(temperature=temperature, max_tokens=9 + 7 * n, seed=n) for n in range(len(PROMPTS))
         ]
         got: list[list[int]] = [[] for _ in PROMPTS]
         for event in Engine(model, end_id=END, max_rows=3).stream(PROMPTS, samplings):
@@ -182,7 +187,8 @@ def check_engine_equals_generate(model: LanguageModel) -> None:
 
 def check_same_seed_same_text(model: LanguageModel) -> None:
     texts = [
-        generate(model, [3, 1], Sampling(seed=s, max_tokens=30, temperature=1.5), None) for s in (4, 4, 5)
+        generate(model, [3, 1], SamplingParams(seed=s, max_tokens=30, temperature=1.5), None)
+        for s in (4, 4, 5)
     ]
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
@@ -193,7 +199,7 @@ def check_same_seed_same_text(model: LanguageModel) -> None:
 
 def check_probabilities_sum_to_one(model: LanguageModel) -> None:
     """Over all targets, at every position: what an exact `score` gives are probabilities."""
-    if model.kind == "bound":  # of whole texts: tests/test_vae.py asks whether it is one
+    if model.capabilities.likelihood == "bound":  # of whole texts: tests/test_vae.py asks whether it is one
         assert_close(model(random_ids(2, 9)).exp().sum(2), torch.ones(2, 9), "probabilities of all ids")
         return
     ids, targets = random_ids(2, 9), random_ids(2, 9, seed=1)
@@ -209,7 +215,11 @@ def check_score_agrees_with_forward(model: LanguageModel) -> None:
     batch = random_batch()
     nats, kind = model.score(batch)
     assert kind in ("exact", "bound", "pseudo")
-    logs = (model(batch.ids) if model.causal else hidden_in_turn(model, batch)).float().log_softmax(-1)
+    logs = (
+        (model(batch.ids) if model.capabilities.is_causal else hidden_in_turn(model, batch))
+        .float()
+        .log_softmax(-1)
+    )
     if kind != "bound":
         assert_close(
             nats, -logs.gather(2, batch.targets[..., None])[..., 0] * batch.weights, "score and forward"
@@ -233,7 +243,7 @@ def check_loss_is_a_weighted_sum(model: LanguageModel) -> None:
     whole = model.loss(batch)
     assert isinstance(whole, Loss)
     assert whole.weight == pytest.approx(float(batch.weights.sum()))
-    if model.causal:  # the others learn by another sum than they are scored by
+    if model.capabilities.is_causal:  # the others learn by another sum than they are scored by
         assert_close(whole.total, model.score(batch)[0].sum(), "loss and score")
     for n in (2, 3, 5):
         pieces = [model.loss(piece) for piece in batch.micro(n)]
@@ -268,7 +278,7 @@ def check_accumulated_learning(model: LanguageModel) -> None:
 
 def lesson(model: LanguageModel, pieces: list[Batch]) -> dict[str, Tensor]:
     """What is learnt from these pieces together: gradients, or the tables of a count model."""
-    if model.counts:
+    if isinstance(model, CountBased):
         torch.manual_seed(0)  # a model that begins at random begins the same for every way of cutting
         pupil = type(model)(model.config)
         for piece in pieces:
@@ -306,8 +316,8 @@ def check_parameter_groups(model: LanguageModel) -> None:
 def check_learning_goes_on_after_generating(model: LanguageModel) -> None:
     """Nothing made while generating (in inference mode) is left in the way of gradients."""
     pupil = copy.deepcopy(model)
-    generate(pupil, [1, 2], Sampling(max_tokens=3), None)
-    list(Engine(pupil, end_id=None).stream([[1, 2]], Sampling(max_tokens=3)))
+    generate(pupil, [1, 2], SamplingParams(max_tokens=3), None)
+    list(Engine(pupil, end_id=None).stream([[1, 2]], SamplingParams(max_tokens=3)))
     learn(pupil, toy_batch(), steps=1)
 
 
@@ -330,7 +340,8 @@ GENERATING = [
 
 def asked(check: Callable[[LanguageModel], None], model: LanguageModel) -> bool:
     """Whether this was promised: families that read both ways see what comes later, and have no cache."""
-    return (model.causal or check is not check_causality) and (model.can_generate or check not in GENERATING)
+    can = model.capabilities
+    return (can.is_causal or check is not check_causality) and (can.can_generate or check not in GENERATING)
 
 
 def run(check: Callable[[LanguageModel], None], model: LanguageModel) -> None:
@@ -342,13 +353,18 @@ def run(check: Callable[[LanguageModel], None], model: LanguageModel) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_contract(case: str, check: Callable[[LanguageModel], None]) -> None:
     if not asked(check, trained(case)):
-        pytest.skip("this family reads both ways" if not trained(case).causal else "this family has no cache")
+        causal = trained(case).capabilities.is_causal
+        pytest.skip("this family has no cache" if causal else "this family reads both ways")
     run(check, trained(case))
 
 
 # ── what needs a new model ─────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Models",
+    "The loss falls on a toy text; the same seed learns the same; saved and loaded it is the same model",
+)
 @pytest.mark.parametrize("case", CASES)
 def test_the_loss_falls_on_a_toy_text(case: str) -> None:
     model, batch = fresh(case), toy_batch()
@@ -406,6 +422,7 @@ FAULTS: dict[Callable[[LanguageModel], None], list[type[Sound]]] = {
 }
 
 
+@pytest.mark.promise("Models", "For each clause a model that breaks it is caught")
 def test_every_check_has_a_planted_fault() -> None:
     assert set(FAULTS) == set(CHECKS)
 

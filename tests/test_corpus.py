@@ -209,6 +209,9 @@ def test_unclosed_quote_and_giant_records_name_file_and_record(
 # ── what is left out ───────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Text", "What cannot be read is named and counted; a table damaged midway leaves nothing behind"
+)
 def test_unreadable_files_are_named_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     damaged = gzip.compress(os.urandom(3000).hex().encode())
     folder = write(
@@ -298,6 +301,7 @@ def many(count: int) -> str:
     return "".join(json.dumps({"text": f"document {n} of many"}) + "\n" for n in range(count))
 
 
+@pytest.mark.promise("Text", "A hash split depends on the document's text, not on its place")
 def test_hash_split_is_of_the_document_not_its_place(tmp_path: Path) -> None:
     forward = made(tmp_path, {"a.jsonl": many(2000)}, "f", split="hash:0.2")
     backward = made(tmp_path, {"a.jsonl": "\n".join(reversed(many(2000).split("\n")))}, "b", split="hash:0.2")
@@ -307,6 +311,7 @@ def test_hash_split_is_of_the_document_not_its_place(tmp_path: Path) -> None:
     assert made(tmp_path, {"a.jsonl": many(2000)}, "auto", split="auto").record["split"] == "hash:0.1"
 
 
+@pytest.mark.promise("Text", "A tail split cuts at exactly int((1 − F) · n) characters")
 @pytest.mark.parametrize("n", [1, 9, 10, 1001, 1_000_000, 1_000_001, 2_345_678])
 def test_tail_split_cuts_exactly(tmp_path: Path, n: int) -> None:
     text = ("0123456789é\n" * (n // 12 + 1))[:n]
@@ -329,6 +334,7 @@ def test_few_documents_are_split_inside_and_it_says_so(tmp_path: Path, capsys: p
     assert "2 documents are too few to split by hash: the last 10% of each" in capsys.readouterr().err
 
 
+@pytest.mark.promise("Text", "Normalising changes no byte of tiny Shakespeare")
 def test_tiny_shakespeare_keeps_every_byte(tmp_path: Path) -> None:
     path = DATA / "tinyshakespeare" / "input.txt"
     if not path.exists():
@@ -428,6 +434,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         open_corpus(corpus.path)
 
 
+@pytest.mark.promise("Text", "A full disk while building leaves no half corpus; a changed corpus is noticed")
 def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: /dev/full refuses every write as a full disk does."""
     before = builder.StagingArea.__init__
@@ -536,6 +543,7 @@ def test_one_line_of_50_megabytes(tmp_path: Path) -> None:
     assert peak - at_rest < 60
 
 
+@pytest.mark.promise("Text", "Memory does not grow with the corpus, nor with one long line")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_records(tmp_path: Path) -> None:
     def table(count: int) -> Path:

@@ -23,6 +23,7 @@ def pairs(folder: Path) -> list[tuple[str, str]]:
     return [(row["source_text"], row["text"]) for row in rows]
 
 
+@pytest.mark.promise("Robustness", "No text of a corpus is cut at a delimiter, and no pair is made of one")
 @pytest.mark.parametrize(
     ("name", "content", "expected", "dropped"),
     [
@@ -59,6 +60,7 @@ def test_a_comma_outside_of_quotes_makes_no_pair(tmp_path: Path) -> None:
     assert corpus.record["dropped"] == {"number of columns": 1}
 
 
+@pytest.mark.promise("Robustness", "A table that cannot be read stops no build; no input does")
 @pytest.mark.parametrize("order", [("none", "good"), ("good", "none")])
 @pytest.mark.parametrize("form", ["csv", "jsonl", "json", "unclosed"])
 def test_one_table_that_cannot_be_read_stops_nothing(

@@ -70,6 +70,11 @@ SENTENCES = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "Encodings are recognised from the text, every guess is reported, and bytes that no encoding "
+    "explains are refused",
+)
 @pytest.mark.parametrize(("text", "encodings"), SENTENCES, ids=lambda item: item[-12:])
 def test_one_sentence_tells_its_encoding(text: str, encodings: str) -> None:
     """D7, D8: no sign lost, no letter another."""
@@ -272,6 +277,7 @@ def test_parts_never_tear_a_letter_from_its_accent() -> None:
     assert "".join(repair.repair(piece)[0] for piece in pieces) == repair.repair(text)[0]
 
 
+@pytest.mark.promise("Text", "Any bytes are decoded or refused; clean UTF-8 is always read as UTF-8")
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:

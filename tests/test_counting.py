@@ -66,6 +66,11 @@ OWN = "ngram counts, so this does nothing; its own settings are model.order"
 OWN_HMM = "hmm counts, so this does nothing; its own settings are model.n_state, model.passes, model.prior"
 
 
+@pytest.mark.promise(
+    "Families",
+    "Options that count-based models do not support are refused with the alternative; a preset has no "
+    "effect on them and is reported once",
+)
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
@@ -226,6 +231,11 @@ def command(out: Path, corpus: Path, tokenizer: Path, model: str, *words: str) -
     )  # fmt: skip
 
 
+@pytest.mark.promise(
+    "Families",
+    "A count-based model that is stopped by a signal or killed anywhere continues after its last "
+    "complete pass to the same bytes and log",
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_pass_and_resume_goes_on_after_the_last(
     long: Path, corpus: Path, characters: Path, tmp_path: Path, number: int

@@ -107,6 +107,9 @@ CONFIGS: list[tuple[str, str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise(
+    "Families", "A value that cannot be is named with file, key and value; absurd sizes ask for no memory"
+)
 @pytest.mark.parametrize(("kind", "key", "value"), CONFIGS, ids=lambda item: str(item)[:24])
 def test_a_value_that_cannot_be_is_named(
     kind: str, key: str, value: Any, folders: dict[str, Path], tmp_path: Path
@@ -368,6 +371,7 @@ def outcome(source: Path) -> bool:
     return False
 
 
+@pytest.mark.promise("Families", "Values and bytes changed by chance never end in a crash")
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "bert", "roberta"])
 def test_values_changed_by_chance_never_end_in_a_crash(
     kind: str, folders: dict[str, Path], tmp_path: Path
@@ -407,6 +411,6 @@ def test_the_fuzz_finds_a_missing_guard(
 ) -> None:
     """The planted fault: a check that lets everything pass."""
     monkeypatch.setattr(validate, "is_number", lambda _: True)
-    monkeypatch.setattr(validate, "wrong", lambda *_: OverflowError("planted"))
+    monkeypatch.setattr(validate, "invalid_value", lambda *_: OverflowError("planted"))
     with pytest.raises(OverflowError, match="planted"):
         test_values_changed_by_chance_never_end_in_a_crash("llama", folders, tmp_path)

@@ -29,6 +29,7 @@ from textus.evaluation.inspection import (
     measure_disk,
     summarize_modules,
 )
+from textus.models.contract import Capabilities
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.nn.attention import DecoderConfig
@@ -52,6 +53,7 @@ def every(layer: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from every(child)
 
 
+@pytest.mark.promise("Results", "FLOPs shown are those torch counts")
 @pytest.mark.parametrize("options", SHAPES)
 def test_flops_are_those_torch_counts(options: dict[str, Any]) -> None:
     model = decoder(**options)
@@ -93,7 +95,7 @@ def test_the_cache_is_as_large_as_keys_and_values() -> None:
     assert describe(decoder())["cache_bytes"] == 2 * 4 * 32 * 16 * 4 + 8  # and the row's length
     assert describe(decoder(n_kv_head=1), context_length=8)["cache_bytes"] == 2 * 4 * 8 * 8 * 4 + 8
     model = decoder()
-    model.can_generate = False
+    model.capabilities = Capabilities(can_generate=False)
     assert describe(model)["cache_bytes"] is None
 
 

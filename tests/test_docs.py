@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import promises
 import pytest
 
 from textus.cli.app import build_app
@@ -27,6 +28,9 @@ def blocks(text: str) -> list[tuple[bool, str, str]]:
     return [(bool(found["mark"]), found["language"], found["code"]) for found in BLOCK.finditer(text)]
 
 
+@pytest.mark.promise(
+    "Architecture", "The command reference matches the code; every command has a real example that parses"
+)
 def test_the_reference_is_what_the_code_says() -> None:
     written = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
     assert written == reference(build_app()), "run: make docs"
@@ -56,7 +60,7 @@ def test_both_readmes_show_the_same_commands() -> None:
 
 
 def test_every_command_of_the_papers_is_understood() -> None:
-    papers = [REPOSITORY / name for name in READMES] + sorted((REPOSITORY / "docs").glob("*.md"))
+    papers = [REPOSITORY / name for name in READMES] + sorted((REPOSITORY / "docs").rglob("*.md"))
     verbs = set(flat_verbs()) | {name.split()[0] for name in flat_verbs()}
     unknown = [
         f"{path.name}: {line}"
@@ -69,20 +73,25 @@ def test_every_command_of_the_papers_is_understood() -> None:
     assert unknown == []
 
 
-def marked_blocks() -> list[str]:
-    """The blocks of the README that are marked as tests; they run in order, in one folder."""
-    readme = REPOSITORY / "README.md"
-    found = blocks(readme.read_text(encoding="utf-8")) if readme.exists() else []
-    return [code for marked, language, code in found if marked and language == "bash"]
+def marked_blocks() -> list[tuple[str, str]]:
+    """(language, code) of the README's blocks that are marked as tests; they run in order, in one folder."""
+    page = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    return [(language, code) for marked, language, code in blocks(page) if marked]
 
 
+@pytest.mark.promise("Architecture", "The README's marked commands run; both READMEs show the same ones")
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
-    assert marked_blocks(), "README.md has no ```bash block under <!-- test -->"
+    """With a few steps; `tests/test_tutorial.py` does the same for the tutorial."""
+    assert {language for language, _ in marked_blocks()} == {"bash", "python"}
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for code in marked_blocks():
+    for language, code in marked_blocks():
+        short = code.replace("--preset 1min", "--depth 1 --steps 20").replace(
+            'preset="1min"', "depth=1, steps=20"
+        )
         done = subprocess.run(
-            ["bash", "-e", "-c", code],
+            [sys.executable, "-c", short] if language == "python" else ["bash", "-e", "-c", short],
             cwd=tmp_path,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -102,18 +111,32 @@ def test_marked_blocks_are_found() -> None:
     ]
 
 
-def promised_but_missing(page: str, tests: Path) -> list[str]:
-    """Tests that a page of promises names and that are not in the files it names them in."""
-    missing = []
-    for cell in re.findall(r"`test_\w+\.py`: (?:`test_\w+`(?:, )?)+", page):
-        file, *names = re.findall(r"`(test_[\w.]+)`", cell)
-        source = (tests / file).read_text(encoding="utf-8")
-        missing += [f"{file}::{name}" for name in names if f"def {name}(" not in source]
-    return missing
+def test_the_page_of_promises_is_made_of_the_markers_on_the_tests() -> None:
+    written = (REPOSITORY / "docs" / "dev" / "promises.md").read_text(encoding="utf-8")
+    assert written == promises.page(), "run: make docs"
 
 
-def test_every_promise_names_tests_that_exist() -> None:
-    page = (REPOSITORY / "docs" / "promises.md").read_text(encoding="utf-8")
-    assert promised_but_missing(page, REPOSITORY / "tests") == []
-    planted = page.replace("`test_layers_hold`", "`test_layers_float`")
-    assert promised_but_missing(planted, REPOSITORY / "tests") == ["test_layers.py::test_layers_float"]
+def test_a_promise_without_a_section_is_refused(tmp_path: Path) -> None:
+    marker = '@pytest.mark.promise("Tales", "x")\ndef test_x(): ...\n'
+    (tmp_path / "test_x.py").write_text(marker)
+    with pytest.raises(ValueError, match="unknown section 'Tales'"):
+        promises.page(tmp_path)
+    (tmp_path / "test_x.py").write_text(marker.replace("Tales", "Text"))
+    assert "| x | `test_x.py`: `test_x` |" in promises.page(tmp_path)
+
+
+PATH = re.compile(r"`((?:textus|tests|docs|runs|benchmarks)/[\w./-]+\.\w+)`|\]\((?!http)([\w./-]+)\)")
+
+
+def test_every_file_that_a_document_names_exists() -> None:
+    """Paths in backquotes, from the root of the repository, and links, from the document's folder."""
+    documents = [REPOSITORY / name for name in (*READMES, "CONTRIBUTING.md", "SECURITY.md")]
+    missing = [
+        f"{document.name}: {match[0]}"
+        for document in (*documents, *sorted((REPOSITORY / "docs").rglob("*.md")))
+        if document.name not in ("log.md", "results.md")
+        for match in PATH.finditer(document.read_text(encoding="utf-8"))
+        if "NAME" not in match[0]
+        and not (REPOSITORY / match[1] if match[1] else document.parent / match[2]).exists()
+    ]
+    assert missing == []

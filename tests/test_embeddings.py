@@ -80,6 +80,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.promise(
+    "Families", "`--embeddings`: rows are the file's, scaled by one number; resume needs only the run's copy"
+)
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_neural_family_begins_with_the_vectors(family: str, tokenizer: Tokenizer) -> None:
     shape = {"vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "d_model": WIDTH, "n_layer": 1}
@@ -93,7 +96,7 @@ def test_every_neural_family_begins_with_the_vectors(family: str, tokenizer: Tok
     coverage = initial_embeddings(models[0], vectors, tokenizer)
     result = pieces(tokenizer, vectors)
     assert coverage.total == tokenizer.vocab_size - len(tokenizer.special)
-    assert coverage.found == len(result) == coverage.total
+    assert coverage.n_found == len(result) == coverage.total
     got, old = (input_embedding(model).weight.detach() for model in models)
     assert_scaled(got, result, vectors)
     torch.testing.assert_close(got[list(result)].square().mean(), old[list(result)].square().mean())

@@ -21,7 +21,7 @@ from textus.data.loader import NextSentenceLoader, TokenLoader
 from textus.data.token_dataset import in_memory_dataset
 from textus.interop.folder import read_folder, write_folder
 from textus.interop.registry import describe
-from textus.models.encoder import Encoder, EncoderConfig, choose, hidden_text, visible_to
+from textus.models.encoder import Encoder, EncoderConfig, attention_mask, mask_text, sample_mask
 from textus.models.registry import build
 from textus.tokenizers import train as train_tokenizer
 
@@ -86,6 +86,9 @@ FOREIGN = [
 ]
 
 
+@pytest.mark.promise(
+    "Families", "An encoder reads BERT and RoBERTa folders as `transformers` does, and writes what it reads"
+)
 @pytest.mark.parametrize(("name", "changes"), FOREIGN)
 @torch.inference_mode()
 def test_it_reads_as_transformers_does(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
@@ -161,6 +164,7 @@ def test_a_default_encoder_says_why_it_has_no_form_there() -> None:
 # ── what is seen ───────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Families", "Padding is never seen; both sides are")
 @pytest.mark.parametrize("norm_first", [True, False])
 @torch.inference_mode()
 def test_padding_changes_nothing_and_both_sides_are_seen(norm_first: bool) -> None:
@@ -176,7 +180,7 @@ def test_padding_changes_nothing_and_both_sides_are_seen(norm_first: bool) -> No
 
 
 def test_documents_are_runs_of_equal_numbers() -> None:
-    seen = visible_to(torch.tensor([[True] * 6 + [False]]), torch.tensor([[0, 0, 1, 1, 0, 0, 0]]))
+    seen = attention_mask(torch.tensor([[True] * 6 + [False]]), torch.tensor([[0, 0, 1, 1, 0, 0, 0]]))
     assert seen is not None
     rows = ["".join("x" if item else "." for item in row) for row in seen[0, 0]]
     assert rows == ["xx.....", "xx.....", "..xx...", "..xx...", "....xx.", "....xx.", "....xxx"]
@@ -186,13 +190,13 @@ def test_documents_are_runs_of_equal_numbers() -> None:
 def test_choices_of_arithmetic_change_only_rounding() -> None:
     model, ids = small(d_model=32), random_ids(2, T)
     exact = model(ids)
-    model.compute_with("bfloat16", "fused", "eager")
+    model.set_compute("bfloat16", "fused", "eager")
     assert (model(ids) - exact).abs().max() < 0.3
     assert (model(ids) - exact).abs().max() > 0
     with raises(UsageError, "unknown_name", "'native'"):
-        model.compute_with("float32", "plain", "native")
+        model.set_compute("float32", "plain", "native")
     with raises(UsageError, "unknown_name", "attention", "'tiled'"):
-        model.compute_with("float32", "tiled", "eager")
+        model.set_compute("float32", "tiled", "eager")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +233,7 @@ def config_for(masking: str, **changes: Any) -> EncoderConfig:
 @pytest.mark.parametrize("masking", ["token", "word", "span"])
 def test_fifteen_in_a_hundred_are_chosen_and_eight_of_ten_hidden(masking: str) -> None:
     batch = long_batch(512)
-    seen, weights = hidden_text(batch, config_for(masking))
+    seen, weights = mask_text(batch, config_for(masking))
     chosen = weights > 0
     share = chosen.float().mean().item()
     assert 0.145 < share < (0.155 if masking == "token" else 0.2)
@@ -242,7 +246,7 @@ def test_fifteen_in_a_hundred_are_chosen_and_eight_of_ten_hidden(masking: str) -
 
 
 def test_masking_is_anew_each_step_and_the_same_for_one() -> None:
-    first, again, later = (hidden_text(long_batch(position=p), config_for("word"))[0] for p in (0, 0, 1))
+    first, again, later = (mask_text(long_batch(position=p), config_for("word"))[0] for p in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
 
@@ -252,9 +256,14 @@ def pieces_hidden(masking: str, n: int = 200) -> Iterator[tuple[np.ndarray, np.n
     units = np.cumsum(np.random.default_rng(0).random(100) < 0.5)
     units[40:50] = -1
     for seed in range(n):
-        yield units, choose(units, 14, masking, np.random.default_rng(seed))
+        yield units, sample_mask(units, 14, masking, np.random.default_rng(seed))
 
 
+@pytest.mark.promise(
+    "Families",
+    "Whole words are hidden, never parts of them; what is hidden depends on neither padding nor "
+    "micro-batches",
+)
 def test_whole_words_are_hidden() -> None:
     for units, chosen in pieces_hidden("word"):
         assert 14 <= (chosen >= 0).sum() < 14 + max(np.bincount(units[units >= 0]))
@@ -275,7 +284,7 @@ def test_single_tokens_are_hidden() -> None:
 def test_spans_are_of_geometric_length_in_words() -> None:
     """Clipped at ten, their mean is (1 - 0.8^10) / 0.2 = 4.46 words; meeting another makes some shorter."""
     units = np.repeat(np.arange(20_000), 2)
-    chosen = choose(units, 2000, "span", np.random.default_rng(0))
+    chosen = sample_mask(units, 2000, "span", np.random.default_rng(0))
     lengths = np.asarray([len(np.unique(units[chosen == piece])) for piece in range(chosen.max() + 1)])
     lengths = lengths[lengths > 0]
     assert 4.0 < lengths.mean() < 4.7
@@ -290,26 +299,26 @@ def test_neither_padding_nor_special_ids_nor_context_are_hidden() -> None:
     batch.mask = torch.arange(40).expand(8, 40) < 30
     for masking in ("token", "word", "span"):
         for step in range(20):
-            _, weights = hidden_text(replace(batch, position=step), config_for(masking, mask_rate=0.9))
+            _, weights = mask_text(replace(batch, position=step), config_for(masking, mask_rate=0.9))
             assert not weights[:, [3, 5]].any()
             assert not weights[:, 10:20].any()
             assert not weights[:, 30:].any()
             assert (weights.sum(1) > 0).all()
     batch.targets[:] = 0
-    assert not hidden_text(batch, config_for("word"))[1].any(), "nothing can be hidden"
+    assert not mask_text(batch, config_for("word"))[1].any(), "nothing can be hidden"
 
 
 def test_padding_and_pieces_change_nothing_hidden() -> None:
     batch = long_batch(6, 40)
-    seen, weights = hidden_text(batch, config_for("span"))
+    seen, weights = mask_text(batch, config_for("span"))
     grown = replace(
         batch, **{name: torch.cat([getattr(batch, name), getattr(batch, name)], 1)
         for name in ("ids", "targets", "word_starts")},
         weights=torch.cat([batch.weights, torch.zeros(6, 40)], 1),
         mask=torch.arange(80).expand(6, 80) < 40,
     )  # fmt: skip
-    assert torch.equal(hidden_text(grown, config_for("span"))[0][:, :40], seen)
-    pieces = [hidden_text(piece, config_for("span"))[1] for piece in batch.micro(4)]
+    assert torch.equal(mask_text(grown, config_for("span"))[0][:, :40], seen)
+    pieces = [mask_text(piece, config_for("span"))[1] for piece in batch.micro(4)]
     assert torch.equal(torch.cat(pieces), weights)
 
 
@@ -319,7 +328,7 @@ def test_padding_and_pieces_change_nothing_hidden() -> None:
 def test_the_loss_is_of_what_was_hidden() -> None:
     """By hand: logits of the hidden text, cross-entropy of the chosen, each row's mean times its weight."""
     model, batch = small(mask_id=MASK), long_batch(3, T)
-    seen, weights = hidden_text(batch, model.config)
+    seen, weights = mask_text(batch, model.config)
     logs = model(seen).log_softmax(-1)
     expected = 0.0
     for row in range(3):
@@ -332,6 +341,7 @@ def test_the_loss_is_of_what_was_hidden() -> None:
     assert loss.weight == 3 * T
 
 
+@pytest.mark.promise("Families", "A pseudo-likelihood never sees the token it scores")
 @torch.inference_mode()
 def test_the_score_sees_both_sides_and_not_the_token_itself() -> None:
     """A model that repeats what it sees would be right about everything, if it saw it."""
@@ -439,6 +449,7 @@ def test_next_sentences_are_learnt_and_told_apart_in_the_log() -> None:
 # ── as a run ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Families", "An encoder's training resumes to the same bytes")
 @pytest.mark.parametrize("objective", ["mlm", "mlm+nsp"])
 def test_it_is_trained_resumed_and_measured_like_any_family(
     objective: str, corpus: Path, story: Path, tmp_path: Path

@@ -18,15 +18,15 @@ from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import pad_sources, source_mask
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, generate
+from textus.generation.sampling import SamplingParams, generate
 from textus.interop.folder import read_folder, write_folder
 from textus.models import encoder_decoder
 from textus.models.encoder_decoder import (
     EncoderDecoder,
     EncoderDecoderConfig,
     SeededDropout,
-    bucket,
-    smoothed,
+    label_smoothing_loss,
+    relative_position_bucket,
 )
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.registry import build
@@ -106,6 +106,9 @@ def theirs_on(theirs: Any, sources: list[list[int]], ids: Tensor) -> Tensor:
     return logits
 
 
+@pytest.mark.promise(
+    "Families", "T5's logits and greedy text are those of `transformers`, which loads what is exported"
+)
 @pytest.mark.parametrize(
     "values", [{}, V1_1, {"feed_forward_proj": "gated-silu"}], ids=["t5", "v1.1", "silu"]
 )
@@ -123,7 +126,7 @@ def test_logits_and_greedy_text_are_those_of_transformers(tmp_path: Path, values
     torch.testing.assert_close(piecewise, expected, atol=1e-4, rtol=1e-4)
     nats = F.cross_entropy(expected.transpose(1, 2), ids, reduction="none")
     torch.testing.assert_close(together, nats, atol=1e-4, rtol=1e-4)
-    prompts, greedy = [[0]] * 4, Sampling(temperature=0, max_tokens=15)
+    prompts, greedy = [[0]] * 4, SamplingParams(temperature=0, max_tokens=15)
     got: list[list[int]] = [[] for _ in prompts]
     for event in Engine(ours, end_id=1).stream(prompts, greedy, SOURCES):
         got[event.row] += [] if event.id is None else [event.id]
@@ -167,7 +170,7 @@ def test_buckets_are_those_of_t5(both_ways: bool) -> None:
 
     distance = torch.arange(-200, 200)
     expected = T5Attention._relative_position_bucket(distance, both_ways, 32, 128)
-    assert torch.equal(bucket(distance, 32, 128, both_ways=both_ways), expected)
+    assert torch.equal(relative_position_bucket(distance, 32, 128, both_ways=both_ways), expected)
 
 
 # ── torch's Transformer ────────────────────────────────────────────────────────────────────────
@@ -188,7 +191,7 @@ def test_states_are_those_of_torchs_transformer() -> None:
         given, written = (ours._embed(x, torch.arange(x.shape[1]), "x")[0] for x in (batch.source, batch.ids))
         memory = theirs.encoder(given, src_key_padding_mask=padding)
         expected = theirs.decoder(written, memory, tgt_mask=causal, memory_key_padding_mask=padding)
-        states, bias = ours.read(batch.source, 4)
+        states, bias = ours.encode_source(batch.source, 4)
         result = ours._decode(batch.ids, states, bias)
         hidden = ours.hidden(batch.source, ~padding)
     torch.testing.assert_close(states[~padding], memory[~padding], atol=1e-5, rtol=1e-4)
@@ -238,6 +241,7 @@ def check_padding(model: EncoderDecoder) -> None:
 POSITIONS = ["rotary", "sinusoidal", "learned", "relative"]
 
 
+@pytest.mark.promise("Families", "What fills a source changes nothing")
 @pytest.mark.parametrize("position", POSITIONS)
 @torch.no_grad()
 def test_a_source_is_read_up_to_its_first_end(position: str) -> None:
@@ -274,7 +278,7 @@ def test_the_engine_writes_what_the_plain_loop_writes(position: str) -> None:
     model = model_of(position=position, context_length=12)
     prompts = [[END], [END, 4], [END, 3, 2, 5], [END], [END, 9]]
     sources = [*SOURCES, [6, 6]]
-    samplings = [Sampling(temperature=1.0, max_tokens=8 + 4 * n, seed=n) for n in range(5)]
+    samplings = [SamplingParams(temperature=1.0, max_tokens=8 + 4 * n, seed=n) for n in range(5)]
     got: list[list[int]] = [[] for _ in prompts]
     for event in Engine(model, end_id=END, max_rows=2).stream(prompts, samplings, sources):
         got[event.row] += [] if event.id is None else [event.id]
@@ -307,7 +311,7 @@ def test_rows_keep_their_sources_when_selected_and_joined() -> None:
 
 def test_sources_that_cannot_be_read_are_refused() -> None:
     model = model_of()
-    engine, sampling = Engine(model, end_id=END), Sampling()
+    engine, sampling = Engine(model, end_id=END), SamplingParams()
     with raises(UsageError, "context_exceeded", "32"):
         engine.submit([END], sampling, [3] * 32)
     with raises(UsageError, "unknown_id"):
@@ -344,7 +348,7 @@ def test_it_learns_to_reverse_what_only_the_source_tells() -> None:
     model.eval()
     with torch.no_grad():
         assert float(model.loss(batch()).mean) < 0.3  # without the source at best 1.4
-    assert generate(model, [END], Sampling(temperature=0), END, [1, 2, 5, 3]) == [3, 5, 2, 1]
+    assert generate(model, [END], SamplingParams(temperature=0), END, [1, 2, 5, 3]) == [3, 5, 2, 1]
 
 
 def test_label_smoothing_is_torchs_and_only_in_training() -> None:
@@ -352,7 +356,7 @@ def test_label_smoothing_is_torchs_and_only_in_training() -> None:
     hidden = torch.randn(7, 8, generator=random, requires_grad=True)
     weight = torch.randn(V, 8, generator=random, requires_grad=True)
     targets, weights = torch.randint(0, V, (7,), generator=random), torch.rand(7, generator=random)
-    result = cross_entropy(hidden[None], weight, targets[None], weights[None], smoothed(0.2))
+    result = cross_entropy(hidden[None], weight, targets[None], weights[None], label_smoothing_loss(0.2))
     got = torch.autograd.grad(result, [hidden, weight])
     nats = F.cross_entropy(hidden @ weight.t(), targets, reduction="none", label_smoothing=0.2)
     expected = (nats * weights).sum()
@@ -361,7 +365,7 @@ def test_label_smoothing_is_torchs_and_only_in_training() -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     plain = cross_entropy(hidden[None], weight, targets[None], weights[None], chunk_loss)
     torch.testing.assert_close(
-        cross_entropy(hidden[None], weight, targets[None], weights[None], smoothed(0.0)), plain
+        cross_entropy(hidden[None], weight, targets[None], weights[None], label_smoothing_loss(0.0)), plain
     )
     model = model_of(label_smoothing=0.2)
     exact = float(model.score(pairs())[0].sum().detach())
@@ -388,10 +392,11 @@ def test_dropout_follows_from_the_step_and_the_piece_alone() -> None:
     assert float(model.loss(other).total) != losses[0]
 
 
+@pytest.mark.promise("Families", "With dropout any number of workers gives the same bytes")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_any_number_of_workers_gives_the_same_bytes(precision: str) -> None:
     model = model_of(dropout=0.3, label_smoothing=0.1).train()
-    model.compute_with(precision, "plain", "eager")
+    model.set_compute(precision, "plain", "eager")
     results = []
     for workers in (1, 2):
         GradientAccumulator(model, workers).compute(pairs(), 2)
@@ -404,7 +409,7 @@ def test_any_number_of_workers_gives_the_same_bytes(precision: str) -> None:
 def test_fused_attention_changes_rounding_only() -> None:
     model, batch = model_of(position="relative"), pairs()
     exact = model.score(batch)[0]
-    model.compute_with("float32", "fused", "eager")
+    model.set_compute("float32", "fused", "eager")
     torch.testing.assert_close(model.score(batch)[0], exact, atol=1e-5, rtol=1e-4)
 
 
@@ -426,6 +431,6 @@ def test_a_config_that_cannot_be_is_refused(values: dict[str, Any], message: tup
 
 def test_choices_it_does_not_have_are_refused() -> None:
     with raises(UsageError, "unknown_name", "attention"):
-        model_of().compute_with("float32", "tiled", "eager")
+        model_of().set_compute("float32", "tiled", "eager")
     with raises(UsageError, "unknown_name", "step"):
-        model_of().compute_with("float32", "plain", "native")
+        model_of().set_compute("float32", "plain", "native")

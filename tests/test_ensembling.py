@@ -75,6 +75,11 @@ def outputs_of(paths: list[Path], test: Path) -> np.ndarray:
     return np.stack(results)
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Ensembles are the mean, vote or soup by definition, compared with their mean member; runs with "
+    "different outputs are refused by name",
+)
 def test_a_mean_is_the_mean_of_probabilities(
     members: list[Path], others: dict[str, Path], folder: Path
 ) -> None:

@@ -43,6 +43,7 @@ def is_passed_on(code: str) -> bool:
     return code == "error.code"
 
 
+@pytest.mark.promise("Robustness", "Every error has a code that is explained, and every code is used")
 def test_every_error_has_a_code_that_is_explained_and_every_code_is_used() -> None:
     codes = [
         code

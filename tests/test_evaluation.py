@@ -32,8 +32,8 @@ from textus.evaluation.perplexity import (
     score_ids,
     score_text,
 )
-from textus.generation.sampling import Sampling
-from textus.models.contract import LanguageModel
+from textus.generation.sampling import SamplingParams
+from textus.models.contract import Capabilities, LanguageModel
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.nn.attention import DecoderConfig
@@ -84,6 +84,11 @@ def ngram(tokenizer: Tokenizer) -> NGram:
 # ── by hand ──
 
 
+@pytest.mark.promise(
+    "Results",
+    "Bits per byte are those of the definition: known probabilities, unknown characters, windows, "
+    "bytes as given",
+)
 def test_a_uniform_model_costs_log2_v_bits_a_token(tokenizer: Tokenizer, bpe: Tokenizer) -> None:
     for text in (tokenizer, bpe):
         n_tokens, n_bytes = len(text.encode(TEXT)), len(TEXT.encode())
@@ -163,6 +168,7 @@ def test_stride_is_another_figure_and_named(tokenizer: Tokenizer) -> None:
     assert abs(plain["bits_per_byte"]["value"] - strided["bits_per_byte"]["value"]) > 1e-3
 
 
+@pytest.mark.promise("Results", "Perplexity is that of `transformers`; batch size changes no figure")
 def test_perplexity_equals_that_of_transformers(tokenizer: Tokenizer) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -245,7 +251,8 @@ def test_an_ngram_reads_on_across_windows_and_parts(
         assert row["tokens"] == whole["tokens"]
     assert in_parts["documents"] == 1
     assert (in_windows["window"], whole["window"]) == (7 + 3, 8192 + 3)
-    monkeypatch.setattr(model, "overlap", 0)  # the planted fault: contexts are lost at every window's edge
+    # the planted fault: contexts are lost at every window's edge
+    monkeypatch.setattr(model, "capabilities", Capabilities())
     assert evaluate(model, tokenizer, TEXT)["bits_per_byte"]["value"] > whole["bits_per_byte"]["value"] + 1e-3
 
 
@@ -369,6 +376,7 @@ def test_bad_strides_and_empty_texts_are_refused(tokenizer: Tokenizer) -> None:
             evaluate(decoder(tokenizer), tokenizer, texts)
 
 
+@pytest.mark.promise("Results", "A model of not-a-numbers is an error, not a figure")
 def test_a_model_of_nan_is_an_error_not_a_figure(tokenizer: Tokenizer) -> None:
     model = decoder(tokenizer)
     with torch.no_grad():
@@ -390,7 +398,7 @@ def test_one_text_told_three_times_is_varied_within_and_not_altogether(tokenizer
     model = fake(tokenizer, margin=50.0, context=None)  # greedy counting upwards, around the vocabulary
     period = tokenizer.vocab_size - 1 - tokenizer.end_id  # ids after end-of-text until ids wrap around
     n = min(10, period) if period > 0 else 10
-    result = sample_quality(model, tokenizer, n=3, sampling=Sampling(temperature=0.0, max_tokens=n))
+    result = sample_quality(model, tokenizer, n=3, sampling=SamplingParams(temperature=0.0, max_tokens=n))
     assert result["tokens"] == 3 * n
     assert result["distinct_1"]["value"] == pytest.approx(1 / 3)  # greedy: three times the same
     assert result["repetition"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 3}
@@ -407,7 +415,7 @@ def test_samples_have_seeds_of_their_own_and_the_same_ones_again(tokenizer: Toke
 
 def test_a_family_that_cannot_generate_has_no_samples(tokenizer: Tokenizer) -> None:
     model = fake(tokenizer)
-    model.can_generate = False
+    model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model"):
         sample_quality(model, tokenizer)
 
@@ -428,6 +436,9 @@ def vae(tokenizer: Tokenizer, spread: float) -> VAE:
 TEXTS = ["the cat", "sat on the mat", "a dog ate the cat's hat;", "春江潮水连海平", "", "the mat, the dog"]
 
 
+@pytest.mark.promise(
+    "Families", "A family's own metrics have an interval over texts; a collapsed latent is reported"
+)
 def test_a_family_s_own_figures_are_told_with_an_interval_over_texts(tokenizer: Tokenizer) -> None:
     model = vae(tokenizer, spread=6.0)
     result = model_metrics(model, tokenizer, TEXTS)
@@ -494,6 +505,7 @@ def files_of_sentences(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
+@pytest.mark.promise("Robustness", "Pages and tables are measured by their text, not their markup")
 @pytest.mark.parametrize("name", ["table.csv", "rows.jsonl", "rows.json", "texts.zip", "page.html"])
 def test_the_text_of_pages_and_tables_is_measured_not_their_markup(
     name: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

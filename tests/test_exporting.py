@@ -60,6 +60,10 @@ def same_weights(one: Run, other: Run) -> None:
     assert all(other.tokenizer.encode(text) == one.tokenizer.encode(text) for text in ASKED)
 
 
+@pytest.mark.promise(
+    "Families",
+    "Exports with their tokenizers predict and write as `transformers` does, and come back the same",
+)
 @pytest.mark.parametrize("more", [[], ["model.activation=geglu", "model.tie_head=false"]])
 def test_an_encoder_decoder_writes_as_transformers_t5(
     corpora_of: dict[str, Path], tmp_path: Path, more: list[str]

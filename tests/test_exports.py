@@ -277,6 +277,10 @@ UD = (
 GERMAN = ["In", "dem", "Haus"]
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "Exports of annotation tools are read, or refused by name; prose is not trained on as CoNLL",
+)
 @pytest.mark.parametrize(
     ("content", "columns", "tokens", "tags", "reported"),
     [

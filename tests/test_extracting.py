@@ -45,6 +45,11 @@ def tagger(folder: Path) -> api.Run:
 # ── from raw text ──────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Triples from raw text cite document, text and characters; a graph is read by `networkx`; figures "
+    "from raw text are those of its triples; runs that do not belong are refused",
+)
 def test_triples_of_raw_text_cite_it(tuned: api.Run, tagger: api.Run, tmp_path: Path) -> None:
     text = "Anna lives in Bonn .\r\n\n  Bob is a child of Dana .\nRome never saw Chen .\n"
     file = tmp_path / "news.txt"

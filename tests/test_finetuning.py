@@ -51,6 +51,7 @@ def tuned(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decoder", "vae", "gan"]
 
 
+@pytest.mark.promise("Tasks", "Every family with hidden states trains on a task, and the others refuse it")
 @pytest.mark.slow
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: Path) -> None:
@@ -119,6 +120,9 @@ def test_the_run_says_what_it_was_made_from(tuned: api.Run, rows: Path) -> None:
     assert api.verify(tuned.path)
 
 
+@pytest.mark.promise(
+    "Tasks", "A fine-tuning broken off and resumed ends in the same bytes; other rows are refused"
+)
 def test_broken_off_and_resumed_it_ends_in_the_same_bytes(rows: Path, tmp_path: Path) -> None:
     run = api.finetune(
         rows, model="gru", out=tmp_path / "run", epochs=3, settings=[*SMALL, "model.dropout=0.3"]
@@ -126,6 +130,9 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bytes(rows: Path, tmp_path: 
     assert api.prove_resume(run.path)["identical"]
 
 
+@pytest.mark.promise(
+    "Robustness", "A moved corpus or labelled file is found again; another parent is refused"
+)
 def test_moved_rows_are_read_where_they_are_now_and_no_parent_is_needed(
     trained: Path, rows: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +247,11 @@ def test_chinese_is_read_by_character(tmp_path: Path) -> None:
     assert [row["label"] for row in run.predict(["真好看", "真难看"])] == ["褒", "贬"]
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Nothing of the data is silently skipped: truncated texts, texts in both parts, unseen labels and "
+    "empty rows are reported; rows without a usable label are refused by name",
+)
 def test_what_is_cut_is_told(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     api.finetune(rows, model="gru", out=tmp_path / "run", epochs=1, settings=[*SMALL, "task.longest=6"])
     err = capsys.readouterr().err
@@ -396,6 +408,11 @@ def test_a_run_with_a_task_writes_no_text(tuned: api.Run) -> None:
         api.compare([tuned], on=tuned.path / "log.jsonl")
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "A fine-tuned run predicts, lists what can be done with it, and is not taken for a language model; "
+    "explicit settings take precedence",
+)
 def test_the_command_line_asks_for_a_text_or_a_file(
     tuned: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -461,6 +478,11 @@ def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     return model.train(), ExampleLoader(task, encoded, pad_id=tokenizer.pad_id, batch_size=8, seed=0)
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Dropout of a fine-tuned model differs from step to step in every family; word dropout leaves out "
+    "its share and keeps the frame",
+)
 @pytest.mark.parametrize("family", [item for item in NEURAL if item not in ("vae", "gan")])
 def test_each_step_drops_other_units_and_the_same_step_the_same(family: str, rows: Path) -> None:
     from dataclasses import replace
@@ -494,6 +516,11 @@ def test_word_dropout_leaves_out_the_share_asked_for_but_not_the_frame(rows: Pat
     assert not torch.equal(batches.batch(0).ids[0], batches.batch(plain.n_batches).ids[0])
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Cloze questions have answers at their offsets, follow from seed and passage, and train a head "
+    "that continues on real ones; heads of other tasks or classes do not",
+)
 def test_the_head_of_another_task_or_of_other_classes_is_left_behind(
     tuned: api.Run, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,10 @@ def scikit_learn(rows: list[dict[str, str]], test: list[dict[str, str]]) -> np.n
     return result
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "A linear run answers as scikit-learn does, and is kept, verified, shown and refused like any other",
+)
 def test_the_run_answers_as_scikit_learn(linear: api.Run) -> None:
     test = sentences(60, seed=2)
     expected = scikit_learn(sentences(240, seed=0), test)
@@ -149,6 +153,11 @@ def test_it_is_not_begun_from_nor_trained_on_a_corpus(linear: api.Run, folder: P
 # ── floors ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "A classifier is compared with the majority class and TF-IDF + linear trained on the same rows, "
+    "with paired differences; if these rows are gone, it is reported",
+)
 def test_floors_are_those_of_the_same_training_rows(lstm: api.Run, linear: api.Run, folder: Path) -> None:
     test = sentences(240, seed=2)
     scores = lstm.evaluate_task(folder / "test.jsonl")
@@ -211,6 +220,7 @@ def test_the_floor_is_trained_once_and_anew_where_it_is_another_s(
     assert api.verify(kept)
 
 
+@pytest.mark.promise("Robustness", "Measuring changes no byte of a run")
 def test_measuring_changes_no_byte_of_a_run(
     lstm: api.Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

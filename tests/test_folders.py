@@ -85,6 +85,11 @@ def files_of(path: Path, file: str, name: Any) -> None:
     write_json(path / file, record)
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "No record leads out of its folder; a damaged record is used or refused in one line; the log never "
+    "decides",
+)
 @pytest.mark.parametrize("name", ["../victim", "../../victim", "/etc/hostname", ".bashrc", "other.txt"])
 @pytest.mark.parametrize("reader", ["verify", "load", "index", "corpus", "tokens", "search", "manifest"])
 def test_every_reader_refuses_planted_names(
@@ -339,6 +344,9 @@ def hidden(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
+@pytest.mark.promise(
+    "Robustness", "Killed writers leave nothing for long; replacing a folder is one step; SIGTERM cleans up"
+)
 def test_what_a_killed_writer_left_is_swept_by_the_next_one_and_a_living_one_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -210,7 +210,7 @@ def test_a_classifier_leaves_with_its_labels(bert: Path, tmp_path: Path) -> None
         encoded = pipe.tokenizer(text, return_tensors="pt")
         with torch.no_grad():
             result = pipe.model(**encoded).logits[0]
-        run.model.compute_with("float32", "plain", "eager")
+        run.model.set_compute("float32", "plain", "eager")
         torch.testing.assert_close(result, scores(run, encoded.input_ids[0].tolist()), atol=1e-4, rtol=1e-4)
         (answer,) = run.predict([text])
         probabilities = {row["label"]: row["score"] for row in pipe(text)[0]}
@@ -240,7 +240,7 @@ def test_a_tagger_leaves_and_its_crf_only_when_that_is_accepted(
     encoded = pipe.tokenizer("a cat ran", return_tensors="pt")
     with torch.no_grad():
         result = pipe.model(**encoded).logits[0]
-    run.model.compute_with("float32", "plain", "eager")
+    run.model.set_compute("float32", "plain", "eager")
     torch.testing.assert_close(result, scores(run, encoded.input_ids[0].tolist()), atol=1e-4, rtol=1e-4)
     firsts = [row["entity"] for row in pipe("a cat ran") if not row["word"].startswith("##")]
     (answer,) = run.predict(["a cat ran"])
@@ -262,7 +262,7 @@ def test_an_answerer_leaves(bert: Path, tmp_path: Path) -> None:
     encoded = tokenizer("who ran", "a cat ran", return_tensors="pt")
     with torch.no_grad():
         result = theirs(**encoded)
-    run.model.compute_with("float32", "plain", "eager")
+    run.model.set_compute("float32", "plain", "eager")
     logs = scores(run, encoded.input_ids[0].tolist(), encoded.token_type_ids[0].tolist())
     torch.testing.assert_close(logs[:, 0], result.start_logits[0].log_softmax(-1), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(logs[:, 1], result.end_logits[0].log_softmax(-1), atol=1e-4, rtol=1e-4)

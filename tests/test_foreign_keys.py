@@ -60,6 +60,10 @@ CHANGING: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A key that changes the computation is never dropped; every type that `gguf` dequantizes is read",
+)
 @pytest.mark.parametrize("name", OWN)
 def test_keys_that_change_the_computation_are_refused_by_name(name: str, tmp_path: Path) -> None:
     """M14: SmolLM3 and Granite, renamed as the hint advised, were imported and computed something else."""

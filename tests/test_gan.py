@@ -29,7 +29,7 @@ from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
 from textus.data.token_dataset import in_memory_dataset
 from textus.models.contract import LanguageModel, Loss
-from textus.models.gan import GAN, GANConfig, alive_before_end, policy_loss, straight_through
+from textus.models.gan import GAN, GANConfig, policy_loss, straight_through, until_eos_mask
 from textus.models.registry import build
 from textus.runs.store import create_run
 from textus.training.autotune import affordable
@@ -57,24 +57,24 @@ def made(seed: int = 0, **config: Any) -> GAN:
 
 def texts() -> Tensor:
     """Every text of at most T ids, end ids after its end: (15, T)."""
-    ended = EVERY.masked_fill(~alive_before_end(EVERY, END), END)
+    ended = EVERY.masked_fill(~until_eos_mask(EVERY, END), END)
     return torch.unique(ended, dim=0)
 
 
 def logs_of(model: GAN, ids: Tensor) -> Tensor:
     """log π of every id (B, T) after the start id."""
     start = torch.cat([torch.full((len(ids), 1), END), ids[:, :-1]], 1)
-    logs = model.logits(model.read(model.embedding(start), None)[0]).log_softmax(-1)
+    logs = model.logits(model.read_states(model.embedding(start), None)[0]).log_softmax(-1)
     return logs.gather(2, ids[..., None])[..., 0]
 
 
 def likelihood(model: GAN, ids: Tensor) -> Tensor:
-    return (logs_of(model, ids) * alive_before_end(ids, END)).sum(1).exp()
+    return (logs_of(model, ids) * until_eos_mask(ids, END)).sum(1).exp()
 
 
 def reward(model: GAN, ids: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.sigmoid(model.critic(ids, alive_before_end(ids, END)))
+        return torch.sigmoid(model.critic(ids, until_eos_mask(ids, END)))
 
 
 def gradient(model: GAN, total: Tensor) -> Tensor:
@@ -96,6 +96,11 @@ def exact_values(model: GAN) -> Tensor:
 # ── policy gradient ────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Families",
+    "The policy gradient is the exact one in expectation, with rollout values and baseline; a biased "
+    "baseline is caught",
+)
 @pytest.mark.parametrize("how", ["the whole text's reward", "exact values of prefixes"])
 def test_the_expected_policy_gradient_is_the_exact_one(how: str) -> None:
     model = made().eval()
@@ -108,7 +113,7 @@ def test_the_expected_policy_gradient_is_the_exact_one(how: str) -> None:
     expected = torch.zeros_like(exact)
     for n, ids in enumerate(every):
         one = ids[None]
-        loss = policy_loss(logs_of(model, one), values[n : n + 1], alive_before_end(one, END))
+        loss = policy_loss(logs_of(model, one), values[n : n + 1], until_eos_mask(one, END))
         expected += float(p[n].detach()) * gradient(model, loss)
     torch.testing.assert_close(expected, exact, atol=1e-6, rtol=1e-4)
 
@@ -122,7 +127,7 @@ def pairs_gradient(model: GAN, loss: Any = policy_loss) -> tuple[Tensor, Tensor]
     total = torch.zeros(())
     for a, b in product(range(len(every)), repeat=2):
         both = torch.tensor([a, b])
-        alive = alive_before_end(every[both], END)
+        alive = until_eos_mask(every[both], END)
         total = total + (p[a] * p[b]).detach() * loss(logs_of(model, every[both]), values[both], alive) / 2
     return gradient(model, total), exact
 
@@ -167,7 +172,7 @@ def test_texts_are_drawn_with_their_probabilities() -> None:
     p = likelihood(model, every).detach()
     start = torch.full((20_000, 1), END)
     drawn = model.complete(start, T, torch.Generator().manual_seed(0))[:, 1:]
-    assert alive_before_end(drawn, END).shape == drawn.shape
+    assert until_eos_mask(drawn, END).shape == drawn.shape
     for ids, wanted in zip(every, p, strict=True):
         share = float((drawn == ids).all(1).float().mean())
         assert share == pytest.approx(float(wanted), abs=4 * math.sqrt(float(wanted) / 20_000) + 1e-4)
@@ -198,11 +203,11 @@ def test_straight_through_is_one_id_forwards_and_soft_backwards() -> None:
 def test_the_critic_reads_soft_texts_like_ids_and_nothing_after_the_end() -> None:
     model = made().eval()
     ids = torch.tensor([[1, 2, 0, 0], [2, 2, 1, 0]])
-    alive = alive_before_end(ids, END)
+    alive = until_eos_mask(ids, END)
     soft = torch.nn.functional.one_hot(ids, 3).float()
     torch.testing.assert_close(model.critic(ids, alive), model.critic(soft, alive))
     longer = torch.cat([ids, torch.full((2, 3), 2)], 1)
-    torch.testing.assert_close(model.critic(longer, alive_before_end(longer, END)), model.critic(ids, alive))
+    torch.testing.assert_close(model.critic(longer, until_eos_mask(longer, END)), model.critic(ids, alive))
 
 
 def test_the_gumbel_temperature_comes_down() -> None:
@@ -250,16 +255,18 @@ def played(tmp_path: Path, model: GAN, backward: Backward) -> list[set[str]]:
 TURNS = ["generator", "generator", "critic", "critic", "critic", "generator", "critic", "critic", "generator"]
 
 
+@pytest.mark.promise("Families", "A GAN's budget is planned by what each turn takes, and kept")
 @pytest.mark.parametrize("warm_up", [0, 3])
 @pytest.mark.parametrize("critic", [0, 2])
 @pytest.mark.parametrize("ratio", [1, 3])
 def test_turns_are_counted_by_their_kind(warm_up: int, critic: int, ratio: int) -> None:
     model = made(warmup_steps=warm_up, critic_steps=critic, critic_ratio=ratio)
     for steps in range(20):
-        played = Counter(model.turn(step) for step in range(steps))
-        assert Counter({model.turn(at): n for at, n in model.turns(steps).items()}) == played
+        played = Counter(model.step_kind(step) for step in range(steps))
+        assert Counter({model.step_kind(at): n for at, n in model.step_schedule(steps).items()}) == played
 
 
+@pytest.mark.promise("Families", "With `backward`, only the named groups move")
 @pytest.mark.parametrize("method", ["policy", "gumbel"])
 def test_only_the_one_whose_turn_it_is_moves(tmp_path: Path, method: str) -> None:
     assert played(tmp_path, made(method=method), GAN.backward) == [{name} for name in TURNS]
@@ -413,8 +420,8 @@ def test_a_preset_keeps_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     times = run.record["measured"]["cpu_seconds_by_turn"]
     model = run.model
     assert isinstance(model, GAN)
-    assert [model.turn(int(at)) for at in times] == ["warm-up", "critic", "generator"]
-    assert sum(times[str(at)] * n for at, n in model.turns(run.record["steps"]).items()) < 3.0
+    assert [model.step_kind(int(at)) for at in times] == ["warm-up", "critic", "generator"]
+    assert sum(times[str(at)] * n for at, n in model.step_schedule(run.record["steps"]).items()) < 3.0
     assert used < 12  # not a speed: a clock nobody looks at would run much longer
 
 

@@ -14,13 +14,21 @@ from raising import raises
 from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
-from textus.generation.sampling import Sampling, choose, draw, extend, generate, penalise, weigh
-from textus.generation.streaming import TextStream, overlap
-from textus.models.contract import LanguageModel
+from textus.generation.sampling import (
+    SamplingParams,
+    append_or_truncate,
+    apply_repetition_penalty,
+    filtered_probs,
+    generate,
+    sample_id,
+    sample_index,
+)
+from textus.generation.streaming import TextStream, partial_stop_length
+from textus.models.contract import Capabilities, LanguageModel
 from textus.models.registry import build
 from textus.tokenizers import train
 
-GREEDY = Sampling(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 
 
 @pytest.mark.parametrize("as_type", [int, np.int64, np.uint64])
@@ -30,34 +38,37 @@ def test_the_bounds_of_a_seed_are_exact(as_type: type) -> None:
     info = None if as_type is int else np.iinfo(as_type)
     for seed in held:
         if info is None or info.min <= seed <= info.max:
-            Sampling(seed=as_type(seed)).check()
+            SamplingParams(seed=as_type(seed)).check()
     for seed in (-(2**63) - 1, 2**64, 10**400, -(10**400)):
         with raises(UsageError, "out_of_range"):
-            Sampling(seed=seed).check()
+            SamplingParams(seed=seed).check()
 
 
 @pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "repetition_penalty"])
 @pytest.mark.parametrize("value", [10**400, -(10**400), math.nan, math.inf, -math.inf])
 def test_a_number_beyond_every_float_is_out_of_range(field: str, value: float) -> None:
     with raises(UsageError, "out_of_range", f"{field}="):
-        replace(Sampling(), **{field: value}).check()
+        replace(SamplingParams(), **{field: value}).check()
 
 
 def test_the_largest_seed_draws() -> None:
     logits = np.arange(5, dtype=np.float32)
-    ids = [choose(logits, Sampling(temperature=3, seed=seed), [], 0) for seed in range(2**64 - 40, 2**64)]
+    ids = [
+        sample_id(logits, SamplingParams(temperature=3, seed=seed), [], 0)
+        for seed in range(2**64 - 40, 2**64)
+    ]
     assert len(set(ids)) > 1
 
 
-def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
-    weights = weigh(logits, logits.max(), sampling)
+def probabilities(logits: np.ndarray, sampling: SamplingParams) -> np.ndarray:
+    weights = filtered_probs(logits, logits.max(), sampling)
     return weights / weights.sum()
 
 
 # ── the filters, against transformers ──────────────────────────────────────────────────────────
 
 
-def transformers_probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+def transformers_probabilities(logits: np.ndarray, sampling: SamplingParams) -> np.ndarray:
     from transformers.generation import logits_process as peer
 
     steps: list = [peer.TemperatureLogitsWarper(sampling.temperature)]
@@ -74,20 +85,23 @@ def transformers_probabilities(logits: np.ndarray, sampling: Sampling) -> np.nda
 
 
 FILTERS = {
-    "temperature": Sampling(temperature=0.7),
-    "hot": Sampling(temperature=1.9),
-    "top_k": Sampling(temperature=1.0, top_k=5),
-    "top_k of one": Sampling(temperature=1.0, top_k=1),
-    "top_k of more than there are": Sampling(temperature=1.0, top_k=10_000),
-    "top_p": Sampling(temperature=1.0, top_p=0.9),
-    "top_p of one id": Sampling(temperature=1.0, top_p=1e-6),
-    "min_p": Sampling(temperature=1.0, min_p=0.1),
-    "top_k, then top_p": Sampling(temperature=0.9, top_k=12, top_p=0.6),
-    "top_p, then min_p": Sampling(temperature=1.3, top_p=0.8, min_p=0.2),
-    "all": Sampling(temperature=0.8, top_k=20, top_p=0.95, min_p=0.05),
+    "temperature": SamplingParams(temperature=0.7),
+    "hot": SamplingParams(temperature=1.9),
+    "top_k": SamplingParams(temperature=1.0, top_k=5),
+    "top_k of one": SamplingParams(temperature=1.0, top_k=1),
+    "top_k of more than there are": SamplingParams(temperature=1.0, top_k=10_000),
+    "top_p": SamplingParams(temperature=1.0, top_p=0.9),
+    "top_p of one id": SamplingParams(temperature=1.0, top_p=1e-6),
+    "min_p": SamplingParams(temperature=1.0, min_p=0.1),
+    "top_k, then top_p": SamplingParams(temperature=0.9, top_k=12, top_p=0.6),
+    "top_p, then min_p": SamplingParams(temperature=1.3, top_p=0.8, min_p=0.2),
+    "all": SamplingParams(temperature=0.8, top_k=20, top_p=0.95, min_p=0.05),
 }
 
 
+@pytest.mark.promise(
+    "Generation", "Sampling filters are those of `transformers`; draws follow the probabilities"
+)
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("size", [3, 50, 4096])
 def test_filters_equal_transformers(name: str, size: int) -> None:
@@ -116,7 +130,9 @@ def test_penalty_equals_transformers(penalty: float) -> None:
     theirs = RepetitionPenaltyLogitsProcessor(penalty)(
         torch.tensor([history]), torch.from_numpy(logits)[None]
     )
-    np.testing.assert_allclose(penalise(logits, history, penalty), theirs[0].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        apply_repetition_penalty(logits, history, penalty), theirs[0].numpy(), rtol=1e-6
+    )
     assert (logits == before).all(), "the model's logits were changed"
 
 
@@ -124,12 +140,12 @@ def test_the_nucleus_of_a_large_vocabulary_is_the_one_found_by_sorting_all_of_it
     """The shortcut that leaves the tail unsorted changes nothing, even where nothing is unlikely."""
     for scale in (0.0, 0.01, 1.0, 10.0):
         logits = np.random.default_rng(1).normal(scale=scale, size=20_000).astype(np.float32)
-        weights = weigh(logits, logits.max(), Sampling(temperature=1.0))
+        weights = filtered_probs(logits, logits.max(), SamplingParams(temperature=1.0))
         order = np.argsort(-weights, kind="stable")
         before = np.cumsum(weights[order]) - weights[order]
         kept = np.zeros(len(weights), dtype=bool)
         kept[order[before < 0.7 * weights.sum()]] = True
-        nucleus = weigh(logits, logits.max(), Sampling(temperature=1.0, top_p=0.7)) > 0
+        nucleus = filtered_probs(logits, logits.max(), SamplingParams(temperature=1.0, top_p=0.7)) > 0
         # Sums in another order may disagree about the id that lies on the border itself.
         assert (nucleus != kept).sum() <= 1
 
@@ -139,7 +155,7 @@ def test_the_nucleus_of_a_large_vocabulary_is_the_one_found_by_sorting_all_of_it
 
 def test_frequencies_follow_the_probabilities() -> None:
     logits = np.log(np.array([0.5, 0.0, 0.2, 0.05, 0.25]) + 1e-300)
-    drawn = [choose(logits, Sampling(temperature=1.0, seed=5), [], step) for step in range(20_000)]
+    drawn = [sample_id(logits, SamplingParams(temperature=1.0, seed=5), [], step) for step in range(20_000)]
     share = np.bincount(drawn, minlength=5) / len(drawn)
     np.testing.assert_allclose(share, [0.5, 0.0, 0.2, 0.05, 0.25], atol=0.015)  # four deviations
 
@@ -147,51 +163,51 @@ def test_frequencies_follow_the_probabilities() -> None:
 @pytest.mark.parametrize("number", [0.0, 1e-18, 0.5, math.nextafter(1, 0)])
 def test_no_number_draws_an_id_of_weight_zero(number: float) -> None:
     weights = np.array([0.0, 0.3, 0.0, 1e-9, 1.0, 0.0])
-    assert weights[draw(weights, number)] > 0
+    assert weights[sample_index(weights, number)] > 0
 
 
 def test_a_number_that_rounds_up_to_the_whole_draws_the_last_id_of_any_weight() -> None:
-    assert draw(np.array([0.0, 1.0, 0.5, 0.0]), 1.0) == 2
+    assert sample_index(np.array([0.0, 1.0, 0.5, 0.0]), 1.0) == 2
 
 
 def test_greedy_takes_the_smallest_of_tied_ids() -> None:
-    assert choose(np.array([1.0, 3.0, 3.0], dtype=np.float32), GREEDY, [], 0) == 1
+    assert sample_id(np.array([1.0, 3.0, 3.0], dtype=np.float32), GREEDY, [], 0) == 1
 
 
 def test_greedy_minds_the_repetition_penalty() -> None:
     logits = np.array([1.0, 3.0, 2.9], dtype=np.float32)
-    assert choose(logits, replace(GREEDY, repetition_penalty=1.5), [1], 0) == 2
+    assert sample_id(logits, replace(GREEDY, repetition_penalty=1.5), [1], 0) == 2
 
 
 def test_a_tiny_temperature_is_greedy() -> None:
     logits = np.random.default_rng(2).normal(size=100).astype(np.float32)
     for step in range(20):
-        assert choose(logits, Sampling(temperature=1e-320), [], step) == logits.argmax()
+        assert sample_id(logits, SamplingParams(temperature=1e-320), [], step) == logits.argmax()
 
 
 def test_numbers_depend_on_seed_and_step_only() -> None:
     logits = np.zeros(1000, dtype=np.float32)
-    forwards = [choose(logits, Sampling(seed=1), [], step) for step in range(50)]
-    backwards = [choose(logits, Sampling(seed=1), [7], step) for step in reversed(range(50))]
+    forwards = [sample_id(logits, SamplingParams(seed=1), [], step) for step in range(50)]
+    backwards = [sample_id(logits, SamplingParams(seed=1), [7], step) for step in reversed(range(50))]
     assert forwards == backwards[::-1]
-    assert forwards != [choose(logits, Sampling(seed=2), [], step) for step in range(50)]
+    assert forwards != [sample_id(logits, SamplingParams(seed=2), [], step) for step in range(50)]
 
 
 def test_tensors_of_low_precision_are_logits_too() -> None:
     logits = torch.tensor([0.5, 2.0, 1.0], dtype=torch.bfloat16)
-    assert choose(logits, GREEDY, [], 0) == 1
+    assert sample_id(logits, GREEDY, [], 0) == 1
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling()])
-def test_logits_that_are_not_numbers_are_refused(bad: float, sampling: Sampling) -> None:
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams()])
+def test_logits_that_are_not_numbers_are_refused(bad: float, sampling: SamplingParams) -> None:
     with raises(RunError, "invalid_weights", "1"):
-        choose(np.array([0.0, bad, 2.0]), sampling, [], 0)
+        sample_id(np.array([0.0, bad, 2.0]), sampling, [], 0)
 
 
 def test_logits_that_allow_nothing_are_refused() -> None:
     with raises(RunError, "invalid_weights"):
-        choose(np.full(4, -math.inf), Sampling(), [], 0)
+        sample_id(np.full(4, -math.inf), SamplingParams(), [], 0)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +240,7 @@ def test_logits_that_allow_nothing_are_refused() -> None:
 )
 def test_values_out_of_range_get_one_line(name: str, value: object) -> None:
     with pytest.raises(UsageError) as caught:
-        replace(Sampling(), **{name: value}).check()  # type: ignore[arg-type]
+        replace(SamplingParams(), **{name: value}).check()  # type: ignore[arg-type]
     message = str(caught.value)
     assert message.startswith(f"{name}=")
     assert repr(value) in message
@@ -233,7 +249,7 @@ def test_values_out_of_range_get_one_line(name: str, value: object) -> None:
 
 
 def test_the_edges_of_the_ranges_are_allowed() -> None:
-    Sampling(
+    SamplingParams(
         temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=0.1, max_tokens=1, stop=("a",)
     ).check()
 
@@ -261,29 +277,32 @@ class Recording(LanguageModel):
 
 
 def test_generate_makes_max_tokens_new_ids_of_the_vocabulary() -> None:
-    new = generate(fake(), [1, 2, 3], Sampling(max_tokens=40, sliding=True), None)
+    new = generate(fake(), [1, 2, 3], SamplingParams(max_tokens=40, sliding=True), None)
     assert len(new) == 40
     assert all(0 <= id < 11 for id in new)
 
 
+@pytest.mark.promise(
+    "Generation", "Same seed, same text; a token's random number depends on seed and step only"
+)
 def test_same_seed_same_text_and_another_seed_another() -> None:
     first, again, other = (
-        generate(fake(), [1, 2], Sampling(seed=s, temperature=2.0), None) for s in (1, 1, 2)
+        generate(fake(), [1, 2], SamplingParams(seed=s, temperature=2.0), None) for s in (1, 1, 2)
     )
     assert first == again
     assert first != other
 
 
 def test_the_end_id_ends_and_is_not_returned() -> None:
-    free = generate(fake(), [1, 2, 3], Sampling(max_tokens=40, temperature=1.5, sliding=True), None)
+    free = generate(fake(), [1, 2, 3], SamplingParams(max_tokens=40, temperature=1.5, sliding=True), None)
     end = free[10]
-    ended = generate(fake(), [1, 2, 3], Sampling(max_tokens=40, temperature=1.5, sliding=True), end)
+    ended = generate(fake(), [1, 2, 3], SamplingParams(max_tokens=40, temperature=1.5, sliding=True), end)
     assert ended == free[: free.index(end)]
 
 
 def test_at_the_context_only_the_last_half_is_kept() -> None:
     model = Recording(fake(context_length=8))
-    new = generate(model, [1, 2, 3, 4, 5], Sampling(max_tokens=9, sliding=True), None)
+    new = generate(model, [1, 2, 3, 4, 5], SamplingParams(max_tokens=9, sliding=True), None)
     assert [len(ids) for ids in model.read] == [5, 6, 7, 4, 5, 6, 7, 4, 5]
     assert model.read[3] == [1, 2, 3, 4, 5, *new][4:8]
     assert model.read[-1] == [1, 2, 3, 4, 5, *new][8:13]
@@ -291,29 +310,29 @@ def test_at_the_context_only_the_last_half_is_kept() -> None:
 
 @pytest.mark.parametrize("context_length", [1, 2, 3])
 def test_the_smallest_contexts_go_on_too(context_length: int) -> None:
-    assert len(generate(fake(context_length), [1], Sampling(max_tokens=7, sliding=True), None)) == 7
+    assert len(generate(fake(context_length), [1], SamplingParams(max_tokens=7, sliding=True), None)) == 7
 
 
 def test_a_prompt_that_fills_the_context_is_read_whole() -> None:
     model = Recording(fake(context_length=8))
-    generate(model, [1] * 8, Sampling(max_tokens=2, sliding=True), None)
+    generate(model, [1] * 8, SamplingParams(max_tokens=2, sliding=True), None)
     assert [len(ids) for ids in model.read] == [8, 4]
 
 
 def test_extend_without_a_context_never_forgets() -> None:
     ids = list(range(1000))
-    assert not extend(ids, 5, None)
+    assert not append_or_truncate(ids, 5, None)
     assert len(ids) == 1001
 
 
 def test_the_mode_is_put_back_also_after_a_failure() -> None:
     model = Recording(fake()).train()
-    generate(model, [1], Sampling(max_tokens=2), None)
+    generate(model, [1], SamplingParams(max_tokens=2), None)
     assert model.training
     assert model.dropped.training
     model.model = torch.nn.Linear(1, 1)  # cannot read ids
     with pytest.raises(RuntimeError):
-        generate(model, [1], Sampling(max_tokens=2), None)
+        generate(model, [1], SamplingParams(max_tokens=2), None)
     assert model.training
 
 
@@ -328,16 +347,16 @@ def test_the_mode_is_put_back_also_after_a_failure() -> None:
 )
 def test_prompts_that_cannot_be_continued(ids: list[int], messages: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
-        generate(fake(), ids, Sampling(), None)
+        generate(fake(), ids, SamplingParams(), None)
     for words in messages:
         assert words in str(caught.value)
 
 
 def test_a_family_without_generation_says_so() -> None:
     model = fake()
-    model.can_generate = False
+    model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model"):
-        generate(model, [1], Sampling(), None)
+        generate(model, [1], SamplingParams(), None)
 
 
 # ── text ───────────────────────────────────────────────────────────────────────────────────────
@@ -368,6 +387,7 @@ def test_without_stop_strings_text_comes_at_once() -> None:
     assert released(["a", "", "bc"], ()) == (["a", "", "bc", ""], False)
 
 
+@pytest.mark.promise("Generation", "A stop string never leaks, however tokens cut it")
 def test_a_stop_string_over_several_tokens_never_leaks() -> None:
     assert released(["yes", "\n", "\nUs", "er", ":", " more"], ("\n\nUser:",)) == (["yes", *[""] * 6], True)
 
@@ -393,7 +413,7 @@ def test_a_stop_string_completed_by_the_flush() -> None:
     ("text", "stop", "n"), [("abc", "cab", 1), ("aa", "aaa", 2), ("aaa", "aaa", 2), ("", "a", 0)]
 )
 def test_overlap(text: str, stop: str, n: int) -> None:
-    assert overlap(text, stop) == n
+    assert partial_stop_length(text, stop) == n
 
 
 def cut(text: str, stops: list[str]) -> tuple[str, bool]:

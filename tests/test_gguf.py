@@ -19,7 +19,7 @@ from raising import raises
 
 from benchmarks._stories import plain_story
 from textus.core.errors import RunError, TextusError, UsageError
-from textus.generation.sampling import Sampling, generate
+from textus.generation.sampling import SamplingParams, generate
 from textus.interop import gguf, llama2c
 from textus.interop.gguf_reader import Container
 from textus.interop.tokenizer_json import SPLITS
@@ -49,7 +49,7 @@ def shaped(kind: str = "llama", **values: Any) -> Any:
 
 
 def in_pairs(weight: np.ndarray, n_head: int) -> np.ndarray:
-    """Rows as llama.cpp keeps them for the architecture llama: the way back from `gguf.in_halves`."""
+    """Rows as llama.cpp keeps them for the architecture llama: the way back from `gguf.interleave_to_halves`."""
     halves = weight.reshape(n_head, 2, weight.shape[0] // n_head // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
@@ -100,7 +100,11 @@ def write(path: Path, model: Any, kind: str = "llama", quant: Quant = Quant.F32,
         if parameter.ndim == 2 and quant is not Quant.F32:
             raw = peer.quants.quantize(in_pairs(number, heads) if heads else number, quant)
             meant = peer.quants.dequantize(raw, quant).reshape(number.shape)
-            back = gguf.in_halves(torch.from_numpy(meant), heads) if heads else torch.from_numpy(meant)
+            back = (
+                gguf.interleave_to_halves(torch.from_numpy(meant), heads)
+                if heads
+                else torch.from_numpy(meant)
+            )
             parameter.data.copy_(back)
             writer.add_tensor(f"{table[stem]}.{ending}", raw, raw_dtype=quant)
         else:
@@ -185,6 +189,10 @@ def test_quantised_weights_mean_what_they_mean_elsewhere(quant: Quant, tmp_path:
     same(mine, theirs)
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A key that changes the computation is never dropped; every type that `gguf` dequantizes is read",
+)
 @pytest.mark.parametrize("quant", READ, ids=[quant.name for quant in READ])
 def test_every_type_that_gguf_dequantizes_is_read(quant: Quant, tmp_path: Path) -> None:
     """M6: Q5_0, Q5_1, Q2_K, Q3_K, IQ*, TQ* and MXFP4 were refused, though the package reads them."""
@@ -297,6 +305,7 @@ def theirs_for(split: str, lists: tuple[dict[str, int], list[str]]) -> Any:
     return gpt2
 
 
+@pytest.mark.promise("Families", "Tokenizers from GGUF encode as the originals")
 @pytest.mark.parametrize("split", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
 def test_byte_level_vocabularies_encode_as_in_transformers(
     split: str, gpt2_lists: tuple[dict[str, int], list[str]], tmp_path: Path
@@ -322,6 +331,10 @@ def test_the_splits_differ_where_they_should(gpt2_lists: Any, tmp_path: Path) ->
     assert set(SPLITS) >= set(splits)
 
 
+@pytest.mark.promise(
+    "Families",
+    "The mask of an imported encoder is the one its tokenizer names; texts of Llama 3 begin with its token",
+)
 @pytest.mark.parametrize(("split", "begin"), [("llama-bpe", [1]), ("gpt-2", [])])
 def test_texts_of_llama_3_begin_with_its_token_though_no_flag_says_so(
     tmp_path: Path, split: str, begin: list[int]
@@ -393,7 +406,7 @@ def test_a_story_is_that_of_a_plain_loop(stories: tuple[Path, Path]) -> None:
     assert result.tokenizer is not None
     model = build(result.family, result.config)
     model.load_state_dict(result.weights)
-    ids = generate(model.eval(), result.tokenizer.bos_ids, Sampling(temperature=0, max_tokens=120), 1)
+    ids = generate(model.eval(), result.tokenizer.bos_ids, SamplingParams(temperature=0, max_tokens=120), 1)
     assert ids == plain_story(stories[0], 120)
     text = result.tokenizer.decode(ids)
     assert text.startswith("Once upon a time, there was a little girl named Lily.")
@@ -432,6 +445,7 @@ def whole(tmp_path: Path) -> Path:
     return write(tmp_path / "m.gguf", shaped())
 
 
+@pytest.mark.promise("Families", "A damaged safetensors or GGUF file is refused, never a crash")
 @pytest.mark.parametrize("keep", [0, 3, 4, 20, 100, 900, 0.9, -1])
 def test_a_truncated_file_is_refused(whole: Path, keep: float) -> None:
     data = whole.read_bytes()
@@ -485,7 +499,7 @@ def test_metadata_that_change_the_computation_are_refused(key: str, value: float
     writer.add_float32(f"llama.{key}", value)
     writer.add_tensor("token_embd.weight", np.ones((32, 64), np.float32))
     finish(writer)
-    refused(tmp_path / "m.gguf", f"{key}=", "changes what a model computes", kind=UsageError)
+    refused(tmp_path / "m.gguf", f"{key}=", kind=UsageError)
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
@@ -510,7 +524,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     )
     refused(
         write(path, model, more={"blk.0.exp_probs_b.bias": np.ones(8)}),
-        "does not know: blk.0.exp_probs_b.bias",
+        "does not explain: blk.0.exp_probs_b.bias",
     )
 
 

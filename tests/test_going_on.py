@@ -24,6 +24,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return api.build_corpus(folder / "text.txt", out=folder / "corpus").path
 
 
+@pytest.mark.promise(
+    "Families",
+    "`train --from RUN` begins where that run ended, at a third of its rates; resume ends in the same "
+    "bytes; another parent than it began with, or words for another model, are refused",
+)
 def test_it_begins_where_the_run_ended(trained: Path, other: Path, tmp_path: Path) -> None:
     """Weights that hardly move are those of the parent; moved ones fit the new text better."""
     before, tokenizer, _ = load(trained)

@@ -87,6 +87,9 @@ FAILURES: list[tuple[str, dict[str, Any], int, str]] = [
 ]
 
 
+@pytest.mark.promise(
+    "Robustness", "A request that fails ends alone: the connection and the other answers live"
+)
 @pytest.mark.parametrize(("route", "body", "status", "message"), FAILURES, ids=lambda value: str(value)[:30])
 def test_the_connection_outlives_a_request_that_fails(
     fragile: str, route: str, body: dict[str, Any], status: int, message: str
@@ -162,6 +165,7 @@ BODIES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.promise("Robustness", "No request body is answered by an internal error")
 def test_no_body_whatever_is_answered_by_an_internal_error(fragile: str) -> None:
     """R12: schemas fuzzed through real requests on one connection."""
     statuses: Counter[int] = Counter()
@@ -187,6 +191,9 @@ def test_no_body_whatever_is_answered_by_an_internal_error(fragile: str) -> None
 # ── who may ask ────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Server", "Requests of pages of other origins, and under foreign host names, are refused"
+)
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1"])
 def test_other_pages_are_refused(address: str, origin: str) -> None:
     body = {"model": BASE, "prompt": "a"}
@@ -226,6 +233,10 @@ def opened() -> Iterator[str]:
         yield address
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "Hosts and origins are refused until they are allowed; what cannot be served is refused at the start",
+)
 def test_a_name_is_answered_once_it_is_allowed(address: str, opened: str) -> None:
     """M9"""
     for host in ("host.docker.internal", "HOST.docker.internal:8000", "lab.example"):

@@ -49,6 +49,9 @@ def written_out(crf: CRF, scores: Tensor) -> dict[tuple[int, ...], float]:
     return results
 
 
+@pytest.mark.promise(
+    "Families", "The CRF's likelihood and Viterbi path are those of all sequences written out"
+)
 @torch.no_grad()
 def test_the_crf_is_what_writing_all_sequences_out_gives() -> None:
     crf, scores = shaken(CRF(C)), torch.randn(B, T, C, generator=torch.Generator().manual_seed(2))

@@ -8,6 +8,7 @@ import pytest
 from pytest_socket import SocketConnectBlockedError
 
 
+@pytest.mark.promise("Architecture", "The suite reaches no other machine")
 def test_other_machines_are_out_of_reach() -> None:
     with pytest.raises(SocketConnectBlockedError), socket.socket() as caller:
         caller.connect(("192.0.2.1", 80))  # an address kept for examples

@@ -19,7 +19,7 @@ from textus.data.loader import TokenLoader
 from textus.data.token_dataset import in_memory_dataset
 from textus.models import hmm, hmm_tagger
 from textus.models.hmm import HMM, TABLES, HMMConfig
-from textus.models.hmm_tagger import HMMTagger, endings, shape, smoothed
+from textus.models.hmm_tagger import HMMTagger, smooth, suffixes, word_shape
 from textus.models.registry import build
 
 END, VOCAB = 0, 6
@@ -72,6 +72,10 @@ def likelihood(model: HMM, ids: list[int]) -> float:
     return sum(paths(model, ids).values())
 
 
+@pytest.mark.promise(
+    "Families",
+    "HMM probabilities and Viterbi paths are those of all paths counted one by one, and of `hmmlearn`",
+)
 @pytest.mark.parametrize("ids", [document(5), document(5)[:-1], text(6)], ids=["document", "begun", "midway"])
 def test_probabilities_are_those_of_all_paths(ids: list[int]) -> None:
     model = fresh()
@@ -165,6 +169,11 @@ def test_scores_and_states_equal_those_of_hmmlearn() -> None:
         assert tags == other.predict(column).tolist()  # type: ignore[attr-defined]
 
 
+@pytest.mark.promise(
+    "Families",
+    "A step of Baum–Welch is `hmmlearn`'s and the posterior of all paths; padding, packing, pieces and "
+    "grouping change nothing",
+)
 @pytest.mark.parametrize("prior", [1e-9, 0.01, 2.0])
 def test_a_step_of_learning_equals_that_of_hmmlearn(prior: float) -> None:
     model = fresh(prior=prior)
@@ -251,14 +260,14 @@ def heavy_first(batch: Batch, end_id: int) -> hmm.PackedSequences:
     return result
 
 
-CHAINS = hmm.chains
+CHAINS = hmm.pack_sequences
 
 
 @pytest.mark.parametrize("fault", [no_priming, one_chain, heavy_first])
 def test_a_planted_fault_is_seen(
     fault: Callable[[Batch, int], hmm.PackedSequences], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hmm, "chains", fault)
+    monkeypatch.setattr(hmm, "pack_sequences", fault)
     rows = [*ROWS[0], *ROWS[2]], ROWS[1]
     trained = taught(fresh(), *(whole([row]) for row in rows))
     monkeypatch.undo()
@@ -285,6 +294,7 @@ def rises(values: list[float]) -> bool:
     return any(after > before + 1e-9 * abs(before) for before, after in itertools.pairwise(values))
 
 
+@pytest.mark.promise("Families", "The penalised likelihood never falls during EM")
 @pytest.mark.parametrize("prior", [1e-6, 0.01, 1.0])
 def test_the_penalised_likelihood_never_falls(prior: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hmm, "PIECE", 16)
@@ -331,7 +341,7 @@ def test_states_find_the_kinds_of_words() -> None:
     row = [END, *(int(random.choice(kinds[place % 2])) for place in range(200))]
     torch.manual_seed(1)
     model = HMM(HMMConfig(vocab_size=VOCAB, end_id=END, n_state=2))
-    for _ in range(model.passes):
+    for _ in range(model.n_passes()):
         model.count(whole([row]))
         model.update()
     states = model.tag(torch.tensor([row]))[0, 1:]
@@ -367,6 +377,7 @@ def test_wrong_words() -> None:
         fresh().count(whole([[1, 2, 6]]))
 
 
+@pytest.mark.promise("Families", "Damaged HMM tables are refused")
 @pytest.mark.parametrize("damage", [-0.5, 0.5, float("nan")])
 def test_damaged_tables_are_refused(damage: float) -> None:
     sound = fresh().state_dict()
@@ -412,6 +423,10 @@ def best(model: HMMTagger, words: list[str]) -> list[str]:
 TEXTS = ["dogs sleep .", "Walk the dog .", "It walked in 1962 .", "gardens", "old old walks walk 7"]
 
 
+@pytest.mark.promise(
+    "Families",
+    "The tagger's answer is the likeliest of all tag sequences; kept and brought back it tags the same",
+)
 @pytest.mark.parametrize("words", [text.split() for text in TEXTS])
 def test_tags_are_the_likeliest_of_all(words: list[str]) -> None:
     model = tagger()
@@ -450,7 +465,7 @@ def test_tag_trigrams_are_interpolated_as_in_the_paper() -> None:
         ]
         votes[cases.index(max(cases))] += seen(a, b, c)
     weights = [vote / sum(votes) for vote in votes]
-    result = hmm_tagger.interpolated(grams, 2)
+    result = hmm_tagger.interpolate(grams, 2)
     a, b = 0, 1  # a context that was seen
     for c in range(3):
         shares = [seen(c) / tokens, seen(b, c) / context(b), seen(a, b, c) / context(a, b)]
@@ -468,15 +483,15 @@ def test_unknown_words_are_told_by_their_endings() -> None:
 
 
 def test_shapes_and_endings() -> None:
-    assert [shape(word) for word in ("dog", "Dog", "NATO", "1961", "U.S.", "80-year")] == [
+    assert [word_shape(word) for word in ("dog", "Dog", "NATO", "1961", "U.S.", "80-year")] == [
         "a", "Aa", "A", "d", "A.A.", "d-a",
     ]  # fmt: skip
-    assert list(endings("Dog")) == ["Aa", "A-g", "A-og", "A-dog"]
-    assert list(endings("")) == [""]
+    assert list(suffixes("Dog")) == ["Aa", "A-g", "A-og", "A-dog"]
+    assert list(suffixes("")) == [""]
 
 
 def test_smoothing_is_that_of_witten_and_bell() -> None:
-    share = smoothed({0: 3, 2: 1}, np.array([0.2, 0.3, 0.5]))
+    share = smooth({0: 3, 2: 1}, np.array([0.2, 0.3, 0.5]))
     assert share.tolist() == pytest.approx([(3 + 2 * 0.2) / 6, 2 * 0.3 / 6, (1 + 2 * 0.5) / 6])
 
 

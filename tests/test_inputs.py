@@ -66,6 +66,10 @@ TEXTS = [
 ]
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A path that does not exist is never taken for a text; a string is one text; no flag is ignored",
+)
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_that_does_not_exist_is_no_text(
     path: str, linear: api.Run, trained: Path, capsys: pytest.CaptureFixture[str]

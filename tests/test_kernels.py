@@ -29,12 +29,12 @@ from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.nn.rope import RopeScaling
 from textus.training.gradients import GradientAccumulator
 
-needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.build_error()}")
 
 
 def test_the_kernels_are_there_where_all_is_tested() -> None:
     """Most of this file skips without them; on the machine that decides, that must not look green."""
-    assert native.library() is not None or not os.environ.get("CI"), native.why_none()
+    assert native.library() is not None or not os.environ.get("CI"), native.build_error()
 
 
 V = 33
@@ -107,7 +107,7 @@ def gradients(
     model: Decoder, batch: Batch, precision: str, step: str, attention: str = "plain"
 ) -> dict[str, Tensor]:
     """The loss and every gradient."""
-    model.compute_with(precision, attention, step)
+    model.set_compute(precision, attention, step)
     model.zero_grad()
     torch.manual_seed(STEP_SEED)
     total = model.loss(batch).total
@@ -144,6 +144,7 @@ def is_equal(results: dict[str, tuple[float, float]]) -> bool:
     return all(native <= 1.3 * twin + slack[name] for name, (native, twin) in results.items())
 
 
+@pytest.mark.promise("Training", "A native step is as exact as its torch twin; a planted fault is not")
 @needs_kernels
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("attention", native.ATTENTIONS)
@@ -175,7 +176,7 @@ def test_another_mask_on_the_way_back_is_seen(monkeypatch: pytest.MonkeyPatch) -
 @needs_kernels
 def test_each_run_seed_drops_others() -> None:
     model = decoder(dropout=0.5)
-    model.compute_with("bfloat16", "plain", "native")
+    model.set_compute("bfloat16", "plain", "native")
 
     def loss(seed: int) -> float:
         torch.manual_seed(seed)
@@ -200,7 +201,7 @@ def test_dropout_keeps_the_mean_and_follows_its_seed() -> None:
 @needs_kernels
 def test_nothing_is_dropped_outside_training() -> None:
     model = decoder(dropout=0.5).eval()
-    model.compute_with("bfloat16", "plain", "native")
+    model.set_compute("bfloat16", "plain", "native")
     with torch.no_grad():
         assert torch.equal(model.hidden(batch().ids, seed=1), model.hidden(batch().ids, seed=2))
         model.train()
@@ -250,7 +251,7 @@ def built(folder: Path, changes: dict[str, tuple[str, str]]) -> dict[str, ctypes
         assert program is not None
         paths = [str(target.parent / path.name) for path in native.SOURCES]
         subprocess.run([*program, *flags, *paths, "-o", str(target)], check=True)
-        return name, native.loaded(target)
+        return name, native.load_library(target)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(pool.map(compile_one, changes.items()))
@@ -303,6 +304,7 @@ def inputs(rows: int, vocabulary: int, dtype: torch.dtype = torch.float32) -> li
     return [hidden, weight, targets, torch.randint(0, 3, (2, rows), generator=generator).float()]
 
 
+@pytest.mark.promise("Training", "The loss in chunks is the plain cross-entropy")
 @pytest.mark.parametrize(("rows", "vocabulary"), [(1, 7), (8, 20_000), (9, 20_000), (7, 16_384), (50, 3)])
 def test_cross_entropy_in_chunks_is_plain_cross_entropy(rows: int, vocabulary: int) -> None:
     """20,000 entries make chunks of 16 rows: 16 rows are one chunk, 18 are one and a bit."""
@@ -357,6 +359,7 @@ NANS = {
 }
 
 
+@pytest.mark.promise("Training", "Not-a-number in is not-a-number out: the kernels hide none")
 @needs_kernels
 @pytest.mark.parametrize("kind", NANS)
 @pytest.mark.parametrize(
@@ -375,12 +378,13 @@ def test_not_a_number_in_is_not_a_number_out(where: str, kind: str) -> None:
 # ── workers, and the cast kept for a step ──────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Training", "Any number of workers gives the same bytes")
 @pytest.mark.parametrize("step", ["eager", pytest.param("native", marks=needs_kernels)])
 def test_any_number_of_workers_gives_the_same_bytes(step: str) -> None:
     results = []
     for workers in (1, 2, 3):
         model = decoder()
-        model.compute_with("bfloat16", "plain", step)
+        model.set_compute("bfloat16", "plain", step)
         for _ in range(2):
             loss = GradientAccumulator(model, workers).compute(batch(rows=8), 4)
         results.append([loss.total, *(p.grad for p in model.parameters())])
@@ -407,7 +411,7 @@ def test_the_kept_cast_follows_the_weights(fused: bool) -> None:
 
 # ── building ───────────────────────────────────────────────────────────────────────────────────
 
-ASK = "from textus.models.kernels import native as k; print(k.library() is None, '|', k.why_none())"
+ASK = "from textus.models.kernels import native as k; print(k.library() is None, '|', k.build_error())"
 
 
 def ask(cache: Path, code: str = ASK, **environment: str) -> subprocess.Popen[str]:
@@ -424,6 +428,9 @@ def answer(process: subprocess.Popen[str]) -> str:
     return (out + err).strip()
 
 
+@pytest.mark.promise(
+    "Training", "Without a compiler training falls back to the eager step and prints one line"
+)
 def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_path: Path) -> None:
     code = (
         "from textus.training import autotune; from textus.models.registry import build\n"
@@ -452,10 +459,10 @@ def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_pat
 @pytest.mark.slow
 @needs_kernels
 def test_two_processes_that_build_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
-    code = ASK + "; k.call('textus_swiglu', *[__import__('torch').zeros(2, 4).bfloat16()] * 2, 1, 2)"
+    code = ASK + "; k.invoke('textus_swiglu', *[__import__('torch').zeros(2, 4).bfloat16()] * 2, 1, 2)"
     fast = native.FLAGS.replace("-O3", "-O0")
     code = f"from textus.models.kernels import native; native.FLAGS = {fast!r}; {code}"
     assert [answer(item) for item in [ask(tmp_path, code) for _ in range(3)]] == ["False | None"] * 3
     assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
     next(tmp_path.iterdir()).write_bytes(b"cut short")
-    assert answer(ask(tmp_path, code.partition("; k.call")[0])).startswith("True | the C++ compiler")
+    assert answer(ask(tmp_path, code.partition("; k.invoke")[0])).startswith("True | the C++ compiler")

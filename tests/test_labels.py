@@ -57,6 +57,11 @@ def table(path: Path, labels: list[Any]) -> Path:
 # ── D16: one class ─────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "Values of one number are one class in csv, jsonl and parquet; separators of several labels are "
+    "recognised and reported",
+)
 @pytest.mark.parametrize(
     ("suffix", "labels", "expected"),
     [
@@ -219,6 +224,7 @@ DATA: dict[str, Callable[[int], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("Robustness", "Some rows are held out and some are left, for every seed, in every task")
 @pytest.mark.parametrize("name", DATA)
 def test_some_rows_are_held_out_and_some_are_left_for_every_seed(name: str) -> None:
     """D18: 200 seeds, up to 60 rows."""
@@ -317,6 +323,10 @@ BAD: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "All bad rows are listed at once and can be left out; contradictory labels are reported, in every task",
+)
 @pytest.mark.parametrize("name", BAD)
 def test_all_bad_rows_are_listed_and_can_be_left_out(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

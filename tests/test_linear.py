@@ -54,6 +54,7 @@ def sklearn() -> Any:
 # ── features ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Families", "TF-IDF and counts are scikit-learn's, words and characters")
 @pytest.mark.parametrize("least", [1, 2])
 @pytest.mark.parametrize("sublinear", [True, False])
 @pytest.mark.parametrize("weighting", ["tf-idf", "counts"])
@@ -111,6 +112,7 @@ def test_words_are_averaged_to_their_mean_vector() -> None:
 # ── learning ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Families", "Logistic regression and MLP are scikit-learn's, numeric columns too")
 @pytest.mark.parametrize("l2", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_logistic_regression_is_scikit_learns(n_classes: int, l2: float, sklearn: Any) -> None:
@@ -228,12 +230,13 @@ def made(average: bool, d_hidden: int = 0) -> tuple[LinearClassifier, np.ndarray
     return LinearClassifier(config, vectors).fit(TEXTS, LABELS, numbers), numbers
 
 
+@pytest.mark.promise("Families", "A classifier comes back from JSON and safetensors to the bit")
 @pytest.mark.parametrize(("average", "d_hidden"), [(False, 0), (True, 0), (True, 5)])
 def test_a_classifier_comes_back_from_json_and_safetensors(
     average: bool, d_hidden: int, tmp_path: Path
 ) -> None:
     model, numbers = made(average, d_hidden)
-    (tmp_path / "record.json").write_text(json.dumps(model.record(), ensure_ascii=False), encoding="utf-8")
+    (tmp_path / "record.json").write_text(json.dumps(model.to_record(), ensure_ascii=False), encoding="utf-8")
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     again = LinearClassifier.from_record(json.loads((tmp_path / "record.json").read_text(encoding="utf-8")))
     again.load_state_dict(load_file(tmp_path / "weights.safetensors"))

@@ -66,6 +66,7 @@ def test_ids_are_kept_and_not_made_twice(tmp_path: Path, tokenizer: Tokenizer) -
     assert not list(tmp_path.rglob(".*"))
 
 
+@pytest.mark.promise("Text", "Kept ids that were damaged, or are of another corpus, are made again")
 @pytest.mark.parametrize("suffix", ["ids", "starts", "json"])
 def test_damage_is_seen_and_repaired(
     tmp_path: Path, tokenizer: Tokenizer, suffix: str, capsys: pytest.CaptureFixture[str]
@@ -114,6 +115,7 @@ def targets(batch: Batch) -> list[int]:
     return batch.targets[batch.weights > 0].tolist()
 
 
+@pytest.mark.promise("Text", "In order and in scoring windows, every target counts exactly once")
 @given(n=st.integers(1, 300), size=st.integers(1, 5), length=st.integers(2, 40), overlap=st.integers(0, 39))
 @settings(max_examples=150, deadline=None)
 def test_in_order_every_target_counts_exactly_once(n: int, size: int, length: int, overlap: int) -> None:
@@ -150,6 +152,7 @@ def test_shuffled_no_target_comes_twice_in_an_epoch(
     assert len(counts) > n - loader.stride or loader.n_windows == 1
 
 
+@pytest.mark.promise("Text", "A batch depends on the seed and the step only; an epoch sees no target twice")
 def test_the_order_needs_no_memory_and_epochs_differ() -> None:
     def rows(loader: TokenLoader, steps: list[int]) -> dict[int, list[list[int]]]:
         return {step: loader.batch(step).ids.tolist() for step in steps}
@@ -202,6 +205,7 @@ def test_what_cannot_be_is_refused() -> None:
         list(scoring_windows([0, 1, 2], 4, 9))
 
 
+@pytest.mark.promise("Text", "Micro-batches add up to the batch")
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 50])
 def test_micro_batches_add_up(n: int) -> None:
     batch = TokenLoader(stream(500, 3), batch_size=7, context_length=16).batch(0)

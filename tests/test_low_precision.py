@@ -13,7 +13,7 @@ from remembering import Remembering, RememberingCache, RememberingConfig
 from torch import Tensor
 
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, generate
+from textus.generation.sampling import SamplingParams, generate
 from textus.models.contract import LanguageModel
 
 
@@ -22,7 +22,7 @@ def first_differences(
 ) -> list[float]:
     """Greedy texts of the engine on `model` against the plain loop on `reference`: the gap between the two
     likeliest ids where each first differs."""
-    greedy = Sampling(temperature=0, max_tokens=12)
+    greedy = SamplingParams(temperature=0, max_tokens=12)
     got: list[list[int]] = [[] for _ in prompts]
     for event in Engine(model, end_id=None, max_rows=4).stream(prompts, greedy):
         got[event.row] += [] if event.id is None else [event.id]
@@ -42,6 +42,7 @@ PRECISE = [case for case, (family, _) in CASES.items() if family == "decoder"]
 MANY = [random_ids(1, 1 + n % 9, seed=n)[0].tolist() for n in range(24)]
 
 
+@pytest.mark.promise("Models", "In bf16 cached and uncached differ at near ties only")
 @pytest.mark.parametrize("case", PRECISE)
 def test_in_bf16_only_near_ties_differ(case: str, record_property: Callable[[str, Any], None]) -> None:
     model = copy.deepcopy(trained(case))

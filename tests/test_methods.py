@@ -14,7 +14,7 @@ from test_finetuning import sentences, written
 
 from textus import api
 from textus.core.errors import UsageError
-from textus.models.nn.lora import adapted
+from textus.models.nn.lora import lora_layers
 from textus.runs.store import load, open_run
 from textus.tasks.encoding import collate, encode_examples, input_template
 
@@ -59,6 +59,10 @@ def moved(run: api.Run) -> set[str]:
 # ── which weights move ─────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "A method trains exactly the parameters it names: adapters and heads, the last layers, lower layers less",
+)
 def test_lora_learns_the_task_and_leaves_every_weight_as_it_was(lora: api.Run, tmp_path: Path) -> None:
     assert lora.record["method"] == "lora"
     assert lora.record["method_settings"] == {"rank": 16, "alpha": 16.0, "dropout": 0.05, "targets": "all"}
@@ -66,12 +70,17 @@ def test_lora_learns_the_task_and_leaves_every_weight_as_it_was(lora: api.Run, t
     test = written(tmp_path / "test.jsonl", sentences(60, seed=1))
     assert lora.evaluate_task(test)["accuracy"]["value"] > 0.8  # a third by chance
     apart = load(lora.path, merged=False)[0]
-    assert all(b.abs().max() > 0 for part in adapted(apart).values() for b in part.b.values())
+    assert all(b.abs().max() > 0 for part in lora_layers(apart).values() for b in part.b.values())
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "LoRA begins as the model was, merges without changing it, and `peft` computes the same from what "
+    "is exported, in every form that `transformers` has; a fault in the rows is seen",
+)
 def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
     apart, tokenizer, _ = load(lora.path, merged=False)
-    assert not adapted(lora.model)
+    assert not lora_layers(lora.model)
     task = lora.task
     request = encode_examples(
         task,
@@ -89,6 +98,11 @@ def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
         torch.testing.assert_close(logits(lora.model), logits(apart), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Fine-tuning by LoRA, or ended by patience, resumes to the same bytes; patience ends any training "
+    "at the same step, is reported, and keeps the best weights",
+)
 def test_broken_off_and_resumed_lora_ends_in_the_same_bytes(lora: api.Run) -> None:
     assert api.prove_resume(lora.path)["identical"]
 

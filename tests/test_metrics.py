@@ -44,6 +44,7 @@ def test_same_seed_same_interval_another_seed_another() -> None:
     assert first != bootstrap(values, np.ones(50), seed=2)
 
 
+@pytest.mark.promise("Results", "The 95 % interval covers the truth about 95 times in 100")
 def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
     rng = np.random.default_rng(0)
     hits = 0
@@ -157,6 +158,7 @@ def test_pooled_is_over_all_ngrams_and_leaves_short_samples_be() -> None:
     assert mean_over_sequences(["a", ""], 2, distinct_n) is None
 
 
+@pytest.mark.promise("Families", "One text repeated again and again does not count as varied")
 def test_distinct_over_sees_what_one_sample_alone_does_not_show() -> None:
     same, other = list("abcdefgh"), list("ijklmnop")
     collapsed, varied = corpus_distinct_n([same] * 10, 2), corpus_distinct_n([same, other], 2)

@@ -53,6 +53,7 @@ def changed_units(name: str, units: Tokens, seed: int) -> Tokens:
     return operation(name)(units, Random(seed), 1.0) or units
 
 
+@pytest.mark.promise("Robustness", "Augmentation keeps what is negated negated, in English and Chinese")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("word", ENGLISH)
 def test_english_negations_stay_with_what_they_negate(name: str, word: str) -> None:

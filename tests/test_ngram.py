@@ -134,6 +134,9 @@ def furthest(model: NGram, oracle: Transcription, seed: int) -> float:
 # ── estimates ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Models", "The n-gram's estimates are those of the formulas; `kenlm` scores its ARPA the same"
+)
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_estimates_equal_the_formulas(order: int, seed: int) -> None:
@@ -158,13 +161,13 @@ def test_both_estimated_and_fallback_discounts_are_met(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("fault", ["discount", "raw counts", "uniform"])
 def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = ngram.adjust
+    real = ngram.adjust_counts
     if fault == "discount":
-        monkeypatch.setattr(ngram, "discounts", lambda adjusted: (0.75, 0.75, 0.75))
+        monkeypatch.setattr(ngram, "estimate_discounts", lambda adjusted: (0.75, 0.75, 0.75))
     elif fault == "raw counts":  # n-grams from end-of-text on counted like all others
-        monkeypatch.setattr(ngram, "adjust", lambda counts, links, end_id: real(counts, links, -5))
+        monkeypatch.setattr(ngram, "adjust_counts", lambda counts, links, end_id: real(counts, links, -5))
     else:
-        monkeypatch.setattr(ngram, "estimate", _without_backoff)
+        monkeypatch.setattr(ngram, "estimate_order", _without_backoff)
     documents = documents_of(1)
     model, oracle = trained(stream_of(documents), 3), Transcription(texts_of(documents), 3)
     assert furthest(model, oracle, 0) > 1e-3
@@ -210,7 +213,7 @@ def test_windows_with_overlap_equal_the_whole() -> None:
         in_memory_dataset(stream, starts),
         batch_size=3,
         context_length=17,
-        overlap=whole.overlap,
+        overlap=whole.capabilities.overlap,
         shuffle=False,
     )
     model = NGram(NGramConfig(VOCAB, END, 5))
@@ -384,6 +387,7 @@ def test_save_and_load(order: int, tmp_path: Path) -> None:
     trained(stream_of(documents_of(15)), order).load_state_dict(model.state_dict())  # over another's tables
 
 
+@pytest.mark.promise("Models", "Damaged n-gram tables are refused")
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [

@@ -143,6 +143,9 @@ def folder_of(case: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.promise(
+    "Robustness", "An imported tokenizer gives the ids of AutoTokenizer, from any of its files"
+)
 @pytest.mark.parametrize("case", FILES)
 def test_ids_are_those_of_autotokenizer(case: str, tmp_path: Path) -> None:
     """M3, M15: vocab.json was always split by GPT-2's pattern; vocab.txt and SentencePiece models were not read."""

@@ -125,6 +125,7 @@ def continued(settings: OptimSettings, forget: str = "") -> tuple[list[Tensor], 
     return [p for value in whole.values() for p in value], [p for value in fresh.values() for p in value]
 
 
+@pytest.mark.promise("Training", "An optimiser's memory is kept and given back to the bit")
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_memory_is_kept_and_given_back_to_the_bit(name: str) -> None:
     whole, resumed = continued(OptimSettings(optimiser=name))
@@ -143,6 +144,9 @@ def test_forgotten_memory_is_seen(name: str, forget: str) -> None:
     assert not all(map(torch.equal, whole, resumed))
 
 
+@pytest.mark.promise(
+    "Families", "Each optimiser has a default learning rate; the record holds it; earlier runs keep theirs"
+)
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_each_optimiser_has_a_rate_of_its_own_where_none_is_set(name: str) -> None:
     made = make_optimisers(groups(), OptimSettings(optimiser=name))["matrices"]

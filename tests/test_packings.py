@@ -164,6 +164,9 @@ def test_a_model_of_elsewhere_is_no_run(
 # ── whole or not at all ────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Robustness", "An import that is killed leaves nothing to see; `pull` runs no foreign code"
+)
 def test_a_killed_import_leaves_nothing_to_see(tmp_path: Path, exported: Path) -> None:
     """R10: it left a folder that was no run and could not become one."""
     killing = textwrap.dedent(f"""

@@ -87,6 +87,9 @@ def test_both_sides_are_repaired_and_what_is_not_whole_is_told(tmp_path: Path) -
     }
 
 
+@pytest.mark.promise(
+    "Families", "Pairs are split and deduplicated by the pair, never cut, never mixed with plain texts"
+)
 def test_duplicates_and_the_split_go_by_the_pair(tmp_path: Path) -> None:
     same = [("a", "x"), ("b", "x"), ("a", "x"), ("a", "y"), ("ax", ""), ("a", "x")]
     rows = "".join(json.dumps({"source": s, "target": t}) + "\n" for s, t in same)
@@ -180,6 +183,11 @@ def read(batch: Batch) -> list[int]:
     return numbers
 
 
+@pytest.mark.promise(
+    "Families",
+    "Every pair of texts comes once an epoch, whole and with its own source, and depends on seed and "
+    "step alone",
+)
 def test_every_pair_once_an_epoch_whole_and_together() -> None:
     batches = loader()
     first = [number for step in range(25) for number in read(batches.batch(step))]
@@ -273,6 +281,7 @@ def restored(source: list[int], target: list[int], mask: int) -> list[int]:
     return whole
 
 
+@pytest.mark.promise("Families", "Span corruption loses nothing")
 def test_span_corruption_loses_nothing() -> None:
     shares = []
     for seed in range(300):
@@ -413,6 +422,7 @@ def test_a_server_gives_the_prompt_as_the_source(run: api.Run) -> None:
     assert text == run.generate("fed", temperature=0, max_tokens=9)
 
 
+@pytest.mark.promise("Families", "A run on pairs resumes to the same bytes")
 def test_a_run_on_pairs_resumes_to_the_same_bytes(run: api.Run) -> None:
     assert api.prove_resume(run.path)["identical"]
 

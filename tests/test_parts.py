@@ -46,6 +46,7 @@ FORMULAS: dict[str, Callable[[float], float]] = {
 }
 
 
+@pytest.mark.promise("Families", "Every textbook part is its formula")
 def test_every_part_is_asked() -> None:
     assert set(FORMULAS) | {"softmax"} == set(registry.ACTIVATIONS)
     assert set(LOSSES) == set(registry.LOSSES)
@@ -340,6 +341,7 @@ def test_nesterov_needs_momentum() -> None:
         OptimSettings(optimiser="nesterov", momentum=0)
 
 
+@pytest.mark.promise("Families", "A run asks for an optimiser and a schedule by name")
 @pytest.mark.parametrize("name", ["rmsprop", "adagrad", "nesterov"])
 def test_a_run_asks_for_an_optimiser_by_name(name: str, corpus: Path, tmp_path: Path) -> None:
     settings = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]

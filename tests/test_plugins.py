@@ -1,4 +1,4 @@
-"""Installed packages add model families by entry points; broken and clashing ones are reported in one line."""
+"""Installed packages add families and commands by entry points; broken and clashing ones are reported in one line."""
 
 from __future__ import annotations
 
@@ -57,6 +57,12 @@ class Bigram(LanguageModel):
     def new_cache(self, batch_size, length, source=None):
         return LastId(torch.zeros(batch_size, dtype=torch.long))
 """
+
+COMMAND = '''
+def greet(name: str, *, loud: bool = False) -> None:
+    """Greet somebody."""
+    print(name.upper() if loud else name)
+'''
 
 
 def install(folder: Path, package: str, code: str, points: str) -> None:
@@ -119,3 +125,29 @@ def test_taken_name_is_refused_with_one_line(site: Path, capsys: pytest.CaptureF
 
 def test_packages_without_entry_points_add_nothing() -> None:
     assert entry_points("textus.families", ()) == {}
+
+
+def test_command_of_a_package_runs_and_has_help(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    install(site, "textus_greet", COMMAND, "[textus.commands]\ngreet = textus_greet:greet\n")
+    assert main(["greet", "world", "--loud"]) == 0
+    assert capsys.readouterr().out == "WORLD\n"
+    assert main(["greet", "--help"]) == 0
+    assert "--loud" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert "Greet somebody." in capsys.readouterr().out
+    assert main(["greet"]) == 2
+    assert "name" in capsys.readouterr().err.lower()
+
+
+def test_broken_and_taken_commands_are_reported_and_help_works(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = "[textus.commands]\nsulk = textus_sulk:sulk\ntrain = textus_sulk:train\n"
+    install(site, "textus_sulk", "import a_missing_module", points)
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert len(lines) == 2, lines
+    assert all("textus_sulk" in line for line in lines)
+    assert "a_missing_module" in shown.err
+    assert "sulk" not in shown.out

@@ -34,6 +34,11 @@ SMALL = ["model.n_layer=1", "model.d_model=16"]
 # ── a file of answers ──────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "Answers come out as a file with the input's columns, line, id and the probability of each class; "
+    "a prediction that was killed continues, byte for byte, in bounded memory",
+)
 @pytest.mark.parametrize("source", ["rows.csv", "rows.jsonl"])
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
 def test_answers_come_out_as_a_file(
@@ -192,7 +197,7 @@ def test_what_is_of_another_input_starts_over(
 ) -> None:
     out = tmp_path / "o.csv"
     (tmp_path / "o.csv.part").write_text("line,text\n1,of another\n")
-    (tmp_path / "o.csv.part.json").write_text('{"of": "another", "rows": 1, "bytes": 23}')
+    (tmp_path / "o.csv.part.json").write_text('{"fingerprint": "another", "rows": 1, "bytes": 23}')
     linear.predict_file(written(tmp_path / "r.jsonl", reviews(3)), out=out)
     assert "started over" in capsys.readouterr().err
     assert [row["id"] for row in read_table(out)] == ["r0", "r1", "r2"]
@@ -291,6 +296,10 @@ class Frame:
         return self.rows
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A path that does not exist is never taken for a text; a string is one text; no flag is ignored",
+)
 def test_a_string_is_one_text_with_one_answer(linear: api.Run, trained: Path, tmp_path: Path) -> None:
     """U4."""
     texts = ["was good", "was bad"]

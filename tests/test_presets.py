@@ -95,6 +95,7 @@ def test_wrong_words_get_one_line_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.promise("Training", "Only presets measure; choices and settings are recorded and kept")
 def test_steps_take_the_fixed_rule_and_measure_nothing(
     tokenized: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,9 @@ def test_settings_have_the_last_word(tokenized: TokenizedCorpus) -> None:
     assert (result.model.n_layer, result.model.d_model, result.model.context_length) == (1, 16, 32)
 
 
+@pytest.mark.promise(
+    "Families", "Each optimiser has a default learning rate; the record holds it; earlier runs keep theirs"
+)
 @pytest.mark.parametrize(("optimiser", "rate"), [("muon", 0.03), ("adamw", 0.001), ("sgd", 0.1)])
 def test_the_record_tells_the_rate_that_is_taken(
     optimiser: str, rate: float, corpus: Path, tokenizer_path: Path, tmp_path: Path
@@ -193,6 +197,7 @@ def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer
     assert (trained / "run.json").read_bytes() == before
 
 
+@pytest.mark.promise("Families", "Wrong words replace no finished run, `--force` or not")
 @pytest.mark.parametrize(
     ("assignment", "messages"),
     [
@@ -213,6 +218,7 @@ def test_wrong_words_replace_no_finished_run(
     assert (out / "model.safetensors").read_bytes() == kept
 
 
+@pytest.mark.promise("Families", "Texts end with the end token of the tokenizer")
 @pytest.mark.parametrize("family", ["ngram", "hmm", "vae", "gan", "seq2seq", "encoder-decoder", "encoder"])
 def test_texts_end_as_the_tokenizer_says(
     family: str, corpus: Path, tokenizer_path: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path

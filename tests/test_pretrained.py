@@ -18,7 +18,7 @@ from torch import Tensor
 
 from textus.core.errors import RunError, TextusError, UsageError
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling
+from textus.generation.sampling import SamplingParams
 from textus.interop.folder import read_folder, write_folder
 from textus.interop.registry import (
     architectures,
@@ -118,6 +118,7 @@ def same(mine: Any, theirs: Any) -> None:
         torch.testing.assert_close(mine(ids()), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.promise("Families", "An imported model computes what `transformers` does, cached too")
 @pytest.mark.parametrize("case", CASES)
 def test_logits_and_greedy_ids_are_those_of_transformers(case: str, tmp_path: Path) -> None:
     theirs, mine = foreign(case), imported(saved(case, tmp_path))
@@ -126,10 +127,13 @@ def test_logits_and_greedy_ids_are_those_of_transformers(case: str, tmp_path: Pa
         expected = theirs.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)[
             0, len(prompt) :
         ]
-        events = Engine(mine, end_id=None).stream([prompt], [Sampling(temperature=0, max_tokens=20)])
+        events = Engine(mine, end_id=None).stream([prompt], [SamplingParams(temperature=0, max_tokens=20)])
         assert [event.id for event in events] == expected.tolist()
 
 
+@pytest.mark.promise(
+    "Families", "What is exported `transformers` loads, with equal logits; a default decoder is a Qwen3"
+)
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_written_transformers_reads(case: str, tmp_path: Path) -> None:
     import transformers
@@ -235,6 +239,7 @@ def refused(folder: Path, *values: str) -> None:
         assert line in str(caught.value)
 
 
+@pytest.mark.promise("Families", "Weights that do not fit their configuration are refused by name")
 @pytest.mark.parametrize(
     ("change", "messages"),
     [
@@ -248,7 +253,7 @@ def refused(folder: Path, *values: str) -> None:
         (lambda hf: hf.update(vocab_size=50), ["model.embed_tokens.weight", "[41, 32]", "[50, 32]"]),
         (lambda hf: hf.update(num_key_value_heads=4), ["k_proj.weight", "[16, 32]", "[32, 32]"]),
         (lambda hf: hf.update(num_hidden_layers=3), ["has no tensor model.layers.2", "and 6 more"]),
-        (lambda hf: hf.update(num_hidden_layers=1), ["does not know: model.layers.1", "and 6 more"]),
+        (lambda hf: hf.update(num_hidden_layers=1), ["does not explain: model.layers.1", "and 6 more"]),
         (lambda hf: hf.update(attention_bias=True), ["has no tensor", "q_proj.bias"]),
         (lambda hf: hf.update(tie_word_embeddings=True), ["ties lm_head.weight to model.embed_tokens.weight"]),
     ],
@@ -283,6 +288,7 @@ def test_code_named_by_a_configuration_is_not_run(tmp_path: Path, capsys: pytest
     assert "auto_map names is not run" in capsys.readouterr().err
 
 
+@pytest.mark.promise("Families", "No pickle is opened and no code named by a folder is run")
 def test_a_pickle_is_refused_and_not_opened(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> Any:
@@ -302,6 +308,7 @@ def test_a_folder_without_weights_or_configuration_is_refused(tmp_path: Path) ->
     refused(tmp_path, "has neither model.safetensors")
 
 
+@pytest.mark.promise("Families", "A damaged safetensors or GGUF file is refused, never a crash")
 @pytest.mark.parametrize("keep", [0, 7, 200, 0.5, -1])
 def test_truncated_safetensors_are_refused(keep: float, tmp_path: Path) -> None:
     path = saved("llama", tmp_path) / "model.safetensors"
@@ -377,6 +384,7 @@ def test_a_family_without_a_foreign_form_is_told(tmp_path: Path) -> None:
         describe("ngram", {"vocab_size": V, "end_id": 0, "order": 2})
 
 
+@pytest.mark.promise("Families", "Training reports which exports are lost")
 def test_training_says_which_exports_are_lost(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ from textus import api, tokenizers
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, read_records
-from textus.models.nn.heads import SpanHead, context_of, span_scores
+from textus.models.nn.heads import SpanHead, context_mask, span_scores
 from textus.tasks.base import EncodedExample, Example, InputTemplate
 from textus.tasks.encoding import collate
 from textus.tasks.question_answering import (
@@ -67,6 +67,11 @@ def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
     ).settings.no_answer
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Answers off their start, in other words, through a token, too long or without a place are "
+    "reported or refused by name",
+)
 @pytest.mark.parametrize("shift", [-5, -1, 0, 2, 5])
 def test_an_answer_a_little_off_its_start_is_moved_and_told(
     shift: int, capsys: pytest.CaptureFixture[str]
@@ -125,6 +130,9 @@ KINDS = ("char", "word", "bpe", "wordpiece", "unigram")
 ODD = "Étude n° 5: 狐狸 \U0001f98a🇫🇷 e\u0301 naïve\tcafé\n\n  3,000 words — “ok”."
 
 
+@pytest.mark.promise(
+    "Tasks", "Offsets are of the same ids as encoding gives, and cover the text, for every kind of tokenizer"
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_offsets_are_of_the_same_ids_and_cover_the_text(kind: str) -> None:
     tokenizer = tokenizers.train(kind, [CONTEXT, ODD] * 3, 600)
@@ -148,6 +156,11 @@ def rows_at(
     return task, task.encode([example], word_tokenizer(), InputTemplate((0,), 0, longest))
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Windows cover a long context and one holds the answer; the answer is the likeliest of all "
+    "windows' spans, never across the question, or that there is none",
+)
 @pytest.mark.parametrize("longest", [10, 12, 16, 24, 100])
 @pytest.mark.parametrize("stride", [1, 3, 128])
 def test_windows_cover_the_context_and_hold_the_answer(longest: int, stride: int) -> None:
@@ -192,11 +205,11 @@ def test_an_answer_through_a_token_is_learnt_whole_and_told(capsys: pytest.Captu
     answers = [at("believer"), at("Rome"), at("went to Rome")]
     examples = task.make_examples([record(answers=[answer]) for answer in answers], labelled=True)
     rows = task.encode(examples, word_tokenizer(), InputTemplate((0,), 0, None))
-    answers = []
+    trained_on = []
     for row in rows:
         low, high = (row.meta.places[n - row.meta.first] for n in row.label)
-        answers.append(CONTEXT[low[0] : high[1]].strip())
-    assert answers == ["unbeliever", "Rome", "went to Rome"]
+        trained_on.append(CONTEXT[low[0] : high[1]].strip())
+    assert trained_on == ["unbeliever", "Rome", "went to Rome"]
     err = capsys.readouterr().err
     assert "1 of 3 answers begin or end within a token" in err
     assert "1 of 3 answers are longer than 2 tokens" in err
@@ -222,7 +235,7 @@ def test_a_third_segment_says_what_the_question_has_too() -> None:
         (row,) = task.encode([example], tokenizer, InputTemplate((0,), 0, None, n))
         marked = tokenizer.decode([i for i, s in zip(row.ids, row.segments, strict=True) if s == 2])
         assert marked.split() == (["went", "to", "Rome", "Rome"] if n == 3 else [])
-        request = context_of(collate(task, [row], 1))[0]
+        request = context_mask(collate(task, [row], 1))[0]
         assert [bool(prompt) for prompt in request] == [at >= row.meta.first for at in range(len(row.ids))]
 
 
@@ -354,10 +367,10 @@ def questions(n: int, seed: int = 0, none: float = 0.0) -> list[dict[str, Any]]:
     rows = []
     for number in range(n):
         kind = draw.choice(("who", "where"))
-        answers, other = (NAMES, PLACES) if kind == "who" else (PLACES, NAMES)
+        candidates, other = (NAMES, PLACES) if kind == "who" else (PLACES, NAMES)
         words = draw.choices(FILLING, k=draw.randint(2, 5))
         words.insert(draw.randrange(len(words)), draw.choice(other))
-        answer = None if draw.random() < none else draw.choice(answers)
+        answer = None if draw.random() < none else draw.choice(candidates)
         before = draw.randrange(len(words))
         context = " ".join([*words[:before], *([answer] if answer else []), *words[before:]])
         start = len(" ".join(words[:before])) + (before > 0)
@@ -383,6 +396,11 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decoder", "vae", "gan"]
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Every family with hidden states trains to find answers, and to return no answer; resumed it ends "
+    "in the same bytes",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None:

@@ -30,6 +30,11 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Labelled rows are the same from csv, tsv, jsonl, json, parquet, CoNLL, SQuAD, folders and "
+    "archives; what cannot be read is named with its line",
+)
 def test_tables_and_json_lines_hold_the_same_rows(tmp_path: Path) -> None:
     csv = write(tmp_path / "a.csv", 'text,label\n"好看，""真的""",1\n"dull, long",0\n')
     tsv = write(tmp_path / "a.tsv", 'text\tlabel\n好看，"真的"\t1\ndull, long\t0\n')
@@ -270,6 +275,7 @@ def test_an_archive_with_a_password_is_refused(tmp_path: Path) -> None:
 # ── columns ────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Robustness", "A column that was named wins, wherever it is")
 @pytest.mark.parametrize(
     "order", [("review", "text", "label"), ("text", "review", "label"), ("label", "text", "review")]
 )
@@ -317,6 +323,7 @@ def test_a_position_beyond_the_columns_is_refused(tmp_path: Path) -> None:
 # ── folders ────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Robustness", "A folder of classes is what scikit-learn's `load_files` reads")
 def test_a_folder_for_each_class_reads_any_suffix_and_reports_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -385,6 +392,10 @@ def spans_in(text: str) -> dict[str, tuple[int, int]]:
     return {word: (text.index(word), text.index(word) + len(word)) for word in text.split()}
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "Places of entities and answers are right after repair and NFC; NFD and NFC texts get the same answers",
+)
 @pytest.mark.parametrize("form", ["dicts", "lists", "doccano", "mentions", "answers", "answer list"])
 def test_places_follow_their_characters(tmp_path: Path, form: str) -> None:
     """D13: entities and answers are at the same words after NFC and repair."""

@@ -61,6 +61,11 @@ def theirs(gold: np.ndarray, guess: np.ndarray) -> dict[str, float]:
     }
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Figures of numbers, ratings and search are scipy's and scikit-learn's; a resample is scored as "
+    "the texts it repeats; what is not defined on these rows is left out and named",
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_figures_are_scipys_and_scikit_learns(seed: int) -> None:
     gold, guess = drawn(seed)
@@ -168,6 +173,11 @@ def test_numbers_are_learnt_in_deviations_and_told_as_they_are() -> None:
 # ── end to end ─────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Numbers, several numbers and ordered ratings are trained, with numeric columns next to the text; "
+    "a missing one is refused or reported",
+)
 def test_numbers_beside_the_text_are_read(rows: Path, tmp_path: Path) -> None:
     settings = [*SMALL, "task.numeric=year", "choices.precision=float32"]
     run = api.finetune(
@@ -259,6 +269,11 @@ def test_same_numbers_everywhere_are_told(
     assert "r2, pearson, spearman cannot be told" in capsys.readouterr().err
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Labels that are not numbers, and rows that leave nothing to train or select on, are named before "
+    "anything is written",
+)
 @pytest.mark.parametrize(
     ("row", "settings", "complaint"),
     [

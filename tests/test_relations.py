@@ -94,6 +94,11 @@ def drawn_answers(seed: int, n: int = 80) -> tuple[Relations, list[Any], list[An
     return task, examples, answers
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Relation metrics equal scikit-learn's; no relation is not a class, and direction counts; the "
+    "majority by entity types is the baseline",
+)
 def test_figures_are_scikit_learns() -> None:
     task, examples, answers = drawn_answers(seed=3)
     result = task.metrics(examples, answers)
@@ -170,6 +175,11 @@ def test_the_floor_is_what_most_pairs_of_the_types_have() -> None:
 # ── rows ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Rows of relations in three forms are equivalent; an index, a span or a mark out of range, a "
+    "relation of an entity with itself and data without a relation are refused by name",
+)
 def test_all_forms_say_the_same() -> None:
     plain = row_of("Anna lives in Bonn .", [(0, 4, "person"), (14, 18, "place")], [(0, "lives in", 1)])
     tacred = {
@@ -260,6 +270,11 @@ def test_settings_out_of_range_are_refused(setting: str, folder: Path, tmp_path:
 # ── pairs ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "The choice of candidate pairs is reported with counts: texts without a pair, types that nothing "
+    "joined, thousands of entities by distance, a seeded share of those without a relation",
+)
 def test_a_text_with_one_entity_has_no_pair_and_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     records = [
         row_of("a b", TWO, [(0, "r", 1)]),
@@ -341,6 +356,11 @@ def test_augmented_rows_relate_the_same_names() -> None:
 # ── marks ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Marks enclose head and tail, which may overlap, and change nothing else of the text; long texts "
+    "are read around the pair; the head reads both places in order",
+)
 @pytest.mark.parametrize("kind", ["char", "word", "bpe", "wordpiece"])
 def test_marks_stand_around_the_pair_and_nothing_else_changes(kind: str) -> None:
     records = [Record(row, f"row {number}") for number, row in enumerate(facts(40))]
@@ -463,6 +483,11 @@ def test_a_batch_holds_the_places_of_its_rows(tuned: api.Run) -> None:
 # ── learnt ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Relations and their direction are trained, in English and in Chinese, resumed to the same bytes, "
+    "and predicted with character offsets",
+)
 def test_relations_and_their_direction_are_learnt(tuned: api.Run, folder: Path) -> None:
     scores = tuned.evaluate_task(folder / "test.jsonl", out=folder / "page")
     assert scores["f1"]["value"] > 0.9

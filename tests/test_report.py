@@ -183,6 +183,7 @@ def overlaps(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> tup
     return sum(plots._shared(a, b) for a, b in pairs) + sum(outside), [*labels, axes.get_ylabel()]
 
 
+@pytest.mark.promise("Families", "Labels in the comparison's picture do not overlap")
 @pytest.mark.parametrize("size", [10, 14])
 @pytest.mark.parametrize("step", [1.0, 0.1])
 def test_names_lie_on_nothing_and_kinds_are_told(
@@ -226,6 +227,9 @@ class Reader(HTMLParser):
         self.shown += data
 
 
+@pytest.mark.promise(
+    "Results", "A report loads nothing from elsewhere, and names and texts cannot become markup"
+)
 def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
     picture = bars(ROWS, name="run", value="bits_per_byte")
     sections = [Section("One", "a\n\nb", rows=ROWS, picture=picture, alt="bars", code="x < y")]

@@ -33,6 +33,11 @@ def row(name: str) -> table.Row:
     return next(item for item in table.ROWS if item.source == name)
 
 
+@pytest.mark.promise(
+    "Results",
+    "The page of results matches the result files; every file records its command, date, machine and "
+    "versions",
+)
 def test_the_page_is_what_the_files_say() -> None:
     assert table.PAGE.read_text(encoding="utf-8") == table.render(), "run: python -m benchmarks.table"
 

@@ -19,9 +19,9 @@ from textus import api
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.evaluation.perplexity import score_ids
-from textus.generation.sampling import Sampling, generate
+from textus.generation.sampling import SamplingParams, generate
 from textus.models import rnn
-from textus.models.nn.rnn_cells import SCANS, dropped
+from textus.models.nn.rnn_cells import SCANS, recurrent_dropout
 from textus.models.registry import build
 from textus.models.rnn import RNN
 from textus.training.gradients import GradientAccumulator
@@ -106,6 +106,7 @@ def check_equals_torch(cell: str, documents: Tensor | None) -> None:
     assert_close(model.embedding.weight.grad, d_embedding)  # type: ignore[arg-type]
 
 
+@pytest.mark.promise("Families", "Recurrent states and gradients are `torch.nn`'s, packed documents included")
 @CELLS
 @pytest.mark.parametrize("documents", [None, DOCUMENTS], ids=["one document", "packed documents"])
 def test_states_and_gradients_are_those_of_torch(cell: str, documents: Tensor | None) -> None:
@@ -113,11 +114,12 @@ def test_states_and_gradients_are_those_of_torch(cell: str, documents: Tensor | 
     check_equals_torch(cell, documents)
 
 
+@pytest.mark.promise("Families", "No state or gradient crosses a document's edge")
 @CELLS
 def test_a_state_that_crosses_into_the_next_document_is_caught(
     cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rnn, "starts", lambda documents: None)
+    monkeypatch.setattr(rnn, "document_reset_mask", lambda documents: None)
     with pytest.raises(AssertionError):
         check_equals_torch(cell, DOCUMENTS)
 
@@ -167,7 +169,7 @@ LENGTHS = torch.tensor([9, 1, 5, 8])
 def check_two_directions(cell: str, precision: str = "float32") -> None:
     """Ragged rows as torch's packed sequences have them; what pads is not seen."""
     model, ids = made(cell, bidirectional=True), random_ids(4, 9)
-    model.compute_with(precision, "plain", "eager")
+    model.set_compute(precision, "plain", "eager")
     mask = torch.arange(9) < LENGTHS[:, None]
     packed = pack_padded_sequence(model.embedding(ids), LENGTHS, batch_first=True, enforce_sorted=False)
     expected = pad_packed_sequence(peer(model)(packed)[0], batch_first=True)[0]
@@ -186,7 +188,7 @@ def test_two_directions_are_those_of_torch(cell: str, precision: str) -> None:
 
 def test_padding_read_by_the_second_direction_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = lambda lengths, time: torch.arange(time - 1, -1, -1)[:, None].expand(time, len(lengths))  # noqa: E731
-    monkeypatch.setattr(rnn, "from_the_end", whole)
+    monkeypatch.setattr(rnn, "reversal_index", whole)
     with pytest.raises(AssertionError):
         check_two_directions("gru")
 
@@ -210,8 +212,8 @@ def test_two_directions_are_no_language_model(use: Callable[[RNN], Any]) -> None
 
 def test_two_directions_do_not_generate() -> None:
     with raises(UsageError, "unsupported_model"):
-        generate(made("lstm", bidirectional=True), [1], Sampling(max_tokens=2), None)
-    assert len(generate(made("lstm"), [1], Sampling(max_tokens=2), None)) == 2
+        generate(made("lstm", bidirectional=True), [1], SamplingParams(max_tokens=2), None)
+    assert len(generate(made("lstm"), [1], SamplingParams(max_tokens=2), None)) == 2
 
 
 def test_two_directions_refuse_packed_documents() -> None:
@@ -228,12 +230,13 @@ def lesson(model: RNN, batch: Batch, workers: int = 1, pieces: int = 1) -> list[
     return [p.grad.clone() for p in model.parameters() if p.requires_grad]  # type: ignore[union-attr]
 
 
+@pytest.mark.promise("Families", "No two parameters share a gradient")
 @CELLS
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_no_two_parameters_share_a_gradient(cell: str, precision: str) -> None:
     """Clipping and adding up change gradients in place: what two share would be changed twice."""
     model = made(cell)
-    model.compute_with(precision, "plain", "eager")
+    model.set_compute(precision, "plain", "eager")
     parameters = [p for p in model.parameters() if p.requires_grad]
     for documents in (None, DOCUMENTS):
         loss = model.loss(random_batch(documents=documents))
@@ -246,7 +249,7 @@ def test_no_two_parameters_share_a_gradient(cell: str, precision: str) -> None:
 def test_bfloat16_is_near(cell: str, documents: Tensor | None) -> None:
     batch = random_batch(documents=documents)
     precise, rounded = made(cell), made(cell)
-    rounded.compute_with("bfloat16", "plain", "eager")
+    rounded.set_compute("bfloat16", "plain", "eager")
     assert rounded.hidden(batch.ids).dtype == torch.bfloat16
     assert rounded(batch.ids).dtype == torch.float32
     torch.testing.assert_close(rounded(batch.ids), precise(batch.ids), rtol=0, atol=0.06)
@@ -256,7 +259,7 @@ def test_bfloat16_is_near(cell: str, documents: Tensor | None) -> None:
 
 def test_bfloat16_reads_on_from_a_cache() -> None:
     model, ids = made("lstm"), random_ids(3, 12)
-    model.compute_with("bfloat16", "plain", "eager")
+    model.set_compute("bfloat16", "plain", "eager")
     cache = model.new_cache(3, 12)
     with torch.no_grad():
         pieces = [model(ids[:, start : start + 4], cache) for start in range(0, 12, 4)]
@@ -266,7 +269,7 @@ def test_bfloat16_reads_on_from_a_cache() -> None:
 @pytest.mark.parametrize("words", [("float16", "plain", "eager"), ("float32", "plain", "compiled")])
 def test_unknown_arithmetic_is_named(words: tuple[str, str, str]) -> None:
     with raises(UsageError, "unknown_name"):
-        made("lstm").compute_with(*words)
+        made("lstm").set_compute(*words)
 
 
 def dropped_units(model: RNN, ids: Tensor, seed: int) -> Tensor:
@@ -289,9 +292,10 @@ def test_dropout_drops_whole_units_by_its_seed() -> None:
 
 def test_dropout_keeps_the_mean() -> None:
     x = torch.ones(1, 20_000, D)
-    assert float(dropped(x, 0.4, 3, 0).mean()) == pytest.approx(1, abs=0.01)
+    assert float(recurrent_dropout(x, 0.4, 3, 0).mean()) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.promise("Families", "Dropout is the same for any number of workers")
 def test_dropout_is_the_same_for_any_number_of_workers() -> None:
     model, batch = made("lstm", dropout=0.5), random_batch()
     model.train()
@@ -351,6 +355,7 @@ def test_a_family_is_named_by_its_cell(family: str, cell: str) -> None:
     assert build(family, {"vocab_size": V, "d_model": D}).config.cell == cell
 
 
+@pytest.mark.promise("Families", "An LSTM run resumes to the same bytes")
 def test_a_run_resumes_to_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     """`textus train --model lstm`, and the proof of `textus resume --prove`, with dropout."""
     run = api.train(

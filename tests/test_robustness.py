@@ -48,6 +48,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     return api.finetune(data, model="gru", out=folder / "run", epochs=4, settings=settings)
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Robustness: the drop is paired, its interval has the stated coverage, labels stay right, skipped "
+    "perturbations are reported",
+)
 def test_what_the_answer_hangs_on_is_missed(
     run: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

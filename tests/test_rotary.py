@@ -28,7 +28,7 @@ def test_table_grows_to_the_angles_of_the_whole_one(scaling: RopeScaling | None)
         for mine, whole in zip(grown.first(n), (cos, sin), strict=True):
             assert torch.equal(mine, whole[:n])
     places = torch.tensor([[0, 49_999], [7, 8]])
-    assert torch.equal(grown.at(places)[0], cos[places].unsqueeze(-2))
+    assert torch.equal(grown.at_positions(places)[0], cos[places].unsqueeze(-2))
     assert len(grown.cos) == 50_000, "never longer than the context"
 
 

@@ -73,6 +73,11 @@ def test_a_single_text_for_pairs_is_refused(given: Any, pairs: api.Run) -> None:
         pairs.predict(given)
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A run refuses rows of another number of texts; labels come back as the values they were; nothing "
+    "is left by a failure",
+)
 def test_rows_of_files_are_refused_too(
     single: api.Run, pairs: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

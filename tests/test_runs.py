@@ -17,6 +17,9 @@ from textus.training.pretrain import recorded_corpus
 SMALL = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
 
 
+@pytest.mark.promise(
+    "Training", "A finished run is reported as finished; another corpus or tokenizer is refused"
+)
 def test_a_finished_run_says_so_and_changes_nothing(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +58,9 @@ def test_resume_refuses_another_corpus_and_another_tokenizer(trained: Path, tmp_
         resume(run)
 
 
+@pytest.mark.promise(
+    "Robustness", "A moved corpus or labelled file is found again; another parent is refused"
+)
 def test_a_run_whose_corpus_was_moved_is_resumed_from_where_it_is_now(
     trained: Path, corpus: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_words_are_words_and_chinese_is_pairs_of_characters(text: str, expected:
     assert bm25_tokens(text) == expected
 
 
+@pytest.mark.promise("Tasks", "Index results equal BM25 written out, all cosines, and reciprocal rank fusion")
 def test_scores_by_words_are_those_of_lucene(both: Index) -> None:
     """BM25 written out: k1 1.5, b 0.75, idf log(1 + (N - n + 0.5) / (n + 0.5))."""
     texts = [text.split() for text in both.documents]
@@ -145,6 +146,9 @@ def test_both_together_are_asked_by_default(both: Index) -> None:
 # ── the folder ─────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks", "An index is whole in itself; damage, another model and ways it was not built for are refused"
+)
 def test_an_index_is_whole_in_itself(run: api.Run, pages: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(run.path, tmp_path / "run"))
     first = api.build_index(pages, out=tmp_path / "index", run=own, bm25=True)
@@ -236,6 +240,10 @@ def test_texts_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.Capture
 # ── where a result comes from ──────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "Results of a search have the file's ids and numbers; passages leave nothing of a document out",
+)
 def test_results_have_the_ids_and_numbers_of_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

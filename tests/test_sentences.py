@@ -102,6 +102,9 @@ def unit(vector: torch.Tensor) -> np.ndarray:
     return (vector / vector.norm()).numpy()
 
 
+@pytest.mark.promise(
+    "Robustness", "Vectors of a sentence-transformers folder are pooled by its configuration"
+)
 @pytest.mark.parametrize("mode", SWITCHES)
 def test_vectors_are_pooled_as_the_folder_says(mode: str, tmp_path: Path) -> None:
     """M2: BGE, GTE, arctic and mxbai take the first state; the mean of all was taken for every folder."""

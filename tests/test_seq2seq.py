@@ -17,7 +17,7 @@ from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import pad_sources
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling
+from textus.generation.sampling import SamplingParams
 from textus.models import seq2seq
 from textus.models.registry import build
 from textus.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -110,6 +110,7 @@ def nats_of(logits: Tensor, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
 
 
+@pytest.mark.promise("Families", "seq2seq scores and trains as its formulas define")
 @FEEDING
 @ATTENTIONS
 @CELLS
@@ -144,6 +145,7 @@ def check_padding(model: Seq2Seq) -> None:
         assert_close(model.score(alone)[0], together[row : row + 1])
 
 
+@pytest.mark.promise("Families", "What fills a source changes nothing")
 @ATTENTIONS
 @FEEDING
 def test_what_fills_a_source_changes_nothing(attention: str, input_feeding: bool) -> None:
@@ -171,6 +173,7 @@ def test_a_source_read_past_its_end_is_caught(monkeypatch: pytest.MonkeyPatch) -
         check_padding(made())
 
 
+@pytest.mark.promise("Families", "Alignments sum to one over the source and are those used")
 @ATTENTIONS
 @FEEDING
 def test_alignments_sum_to_one_over_the_source(attention: str, input_feeding: bool) -> None:
@@ -188,7 +191,7 @@ def test_alignments_are_those_the_logits_were_made_with() -> None:
     """What they find in the source, joined to the states, gives the model's own logits."""
     model, batch = made(cell="gru"), pairs()
     assert batch.source is not None
-    memory, start = model.read(batch.source, 4)
+    memory, start = model.encode_source(batch.source, 4)
     x = model.encoder.embedding(batch.ids.t())
     for number, layer in enumerate(model.layers):
         x = layer(x, start[number])[0]
@@ -268,13 +271,14 @@ def learnt(model: Seq2Seq, steps: int) -> Seq2Seq:
 def written(model: Seq2Seq, sources: list[list[int]]) -> list[list[int]]:
     """Greedy answers of the engine, many at once."""
     answers: list[list[int]] = [[] for _ in sources]
-    greedy = Sampling(temperature=0, max_tokens=8)
+    greedy = SamplingParams(temperature=0, max_tokens=8)
     engine = Engine(model, end_id=END, max_rows=5)
     for event in engine.stream([[END]] * len(sources), [greedy] * len(sources), sources):
         answers[event.row] += [] if event.id is None else [event.id]
     return answers
 
 
+@pytest.mark.promise("Families", "seq2seq learns to reverse a text, impossible without its source")
 @pytest.mark.parametrize(
     "config",
     [
@@ -310,12 +314,13 @@ def lesson(model: Seq2Seq, batch: Batch, workers: int = 1) -> list[Tensor]:
 @CELLS
 def test_bfloat16_is_near(cell: str, input_feeding: bool) -> None:
     precise, rounded = (made(cell=cell, input_feeding=input_feeding) for _ in range(2))
-    rounded.compute_with("bfloat16", "plain", "eager")
+    rounded.set_compute("bfloat16", "plain", "eager")
     torch.testing.assert_close(rounded.score(pairs())[0], precise.score(pairs())[0], rtol=0, atol=0.15)
     for ours, exact in zip(lesson(rounded, pairs()), lesson(precise, pairs()), strict=True):
         assert float((ours - exact).norm()) < 0.1 * float(exact.norm()) + 1e-3
 
 
+@pytest.mark.promise("Families", "Dropout is the same for any number of workers")
 @FEEDING
 def test_dropout_follows_from_the_batch_alone(input_feeding: bool) -> None:
     model = made(dropout=0.5, input_feeding=input_feeding)

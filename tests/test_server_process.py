@@ -16,6 +16,7 @@ from raising import raises
 from served import remembering
 
 from textus.core.errors import UsageError
+from textus.models.contract import Capabilities
 from textus.serving import create_app
 from textus.serving.app import bind_socket
 
@@ -39,6 +40,10 @@ def start(port: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.promise(
+    "Server",
+    "A disconnect ends the work; a full queue is reported and recovers; a signal ends the server cleanly",
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_success_also_in_the_middle_of_an_answer(number: int) -> None:
     with start(0) as process:
@@ -57,6 +62,7 @@ def test_a_signal_ends_it_with_success_also_in_the_middle_of_an_answer(number: i
     assert "Traceback" not in rest, rest
 
 
+@pytest.mark.promise("Server", "A port in use is reported in one line, with a free one")
 def test_a_port_in_use_names_a_free_one() -> None:
     with bind_socket("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
@@ -89,7 +95,7 @@ def test_nothing_to_serve_and_two_of_one_name() -> None:
     with raises(UsageError, "duplicate_name"):
         create_app([remembering("a"), remembering("a")])
     encoder = remembering("e")
-    encoder.model.can_generate = False
+    encoder.model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model", "e", "Remembering"):
         create_app([encoder])
     assert threading.active_count() == before

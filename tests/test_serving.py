@@ -14,7 +14,7 @@ import openai
 import pytest
 from served import reciting, refused, remembering, running
 
-from textus.generation.sampling import Sampling, generate
+from textus.generation.sampling import SamplingParams, generate
 from textus.serving.app import MAX_BODY
 from textus.serving.scheduler import ServedModel
 
@@ -45,7 +45,9 @@ def client(address: str) -> Iterator[openai.OpenAI]:
 def expected(served: ServedModel, ids: list[int], **sampling: Any) -> str:
     """What the reference loop gives."""
     end = served.tokenizer.end_id
-    return served.tokenizer.decode(generate(served.model, ids, Sampling(temperature=1.0, **sampling), end))
+    return served.tokenizer.decode(
+        generate(served.model, ids, SamplingParams(temperature=1.0, **sampling), end)
+    )
 
 
 def until(condition: Any, seconds: float = 5.0) -> bool:
@@ -106,7 +108,7 @@ def test_sampling_parameters_reach_the_model(client: openai.OpenAI, models: dict
     answer = client.completions.create(
         model=BASE, prompt="hi", seed=1, max_tokens=40, extra_body=added, **wanted
     )
-    served, sampling = models[BASE], Sampling(seed=1, max_tokens=40, **wanted, **added)
+    served, sampling = models[BASE], SamplingParams(seed=1, max_tokens=40, **wanted, **added)
     new = generate(served.model, served.tokenizer.encode("hi"), sampling, served.tokenizer.end_id)
     assert answer.choices[0].text == served.tokenizer.decode(new)
 
@@ -183,6 +185,7 @@ def test_the_end_of_text_is_a_stop_and_not_counted() -> None:
 # ── streaming ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Server", "Streamed text is the same text; requests together get what they get alone")
 def test_streamed_text_is_the_same_text(client: openai.OpenAI) -> None:
     request = {"model": BASE, "prompt": "Once", "seed": 11, "max_tokens": 90, "n": 2}
     whole = client.completions.create(**request)
@@ -306,6 +309,10 @@ def test_a_full_queue_says_so_and_recovers() -> None:
 # ── hanging up ─────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Server",
+    "A disconnect ends the work; a full queue is reported and recovers; a signal ends the server cleanly",
+)
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("waits", [False, True])
 def test_hanging_up_ends_the_work(stream: bool, waits: bool) -> None:
@@ -343,6 +350,7 @@ def hang_up(address: str, body: dict[str, Any]) -> None:
 # ── bad input ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Server", "Malformed bodies and bad values get the right error, never a trace")
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -23,10 +23,9 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from textus import api
-from textus.cli import demo
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import check_output_dir, sha256
+from textus.core.io import sha256
 from textus.finetuning import finetune
 from textus.models.registry import family as family_of
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer
@@ -126,6 +125,7 @@ def ready_again(run: api.Run) -> TrainingSetup:
 # ── what is learnt ─────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Tasks", "A multi-task model predicts each task as it was trained, by every method")
 def test_each_task_answers_as_it_was_taught(several: api.Run, folder: Path) -> None:
     for task, test, figure in (
         ("classification", "tones", "accuracy"), ("where", "places", "accuracy"), ("tagging", "tagged", "f1"),
@@ -154,7 +154,6 @@ def test_the_run_tells_every_task(several: api.Run, folder: Path) -> None:
     for name, row in (("tones", record), ("tagged", also["tagging"]), ("places", also["where"])):
         file = folder / f"{name}.jsonl"
         assert row["corpus"]["path"] == str(file.resolve())
-        assert row["corpus"]["sha256"] == sha256(file)
     assert api.verify(several.path)
     assert api.show(several)["extra_tasks"]["where"] == {
         "task": "classification",
@@ -204,6 +203,9 @@ def mixed(sizes: dict[str, int], power: float, seed: int = 0) -> MultitaskLoader
 SIZES = {"large": 400, "middle": 100, "small": 16}
 
 
+@pytest.mark.promise(
+    "Tasks", "Steps are drawn among tasks by a power of their sizes, from seed and step alone"
+)
 @pytest.mark.parametrize(("power", "parts"), [(0.0, (1, 1, 1)), (0.5, (20, 10, 4)), (1.0, (400, 100, 16))])
 def test_steps_are_dealt_by_a_power_of_the_sizes(power: float, parts: tuple[int, ...]) -> None:
     batches = mixed(SIZES, power)
@@ -230,8 +232,10 @@ def test_what_a_step_sees_follows_from_seed_and_step_alone() -> None:
     for name in SIZES:  # each task's batches one after the other, none passed over
         mine = [turn for task, turn in turns if task == name]
         assert mine == list(range(len(mine)))
-    for step in (0, 7, STEPS_AT_ONCE - 1, STEPS_AT_ONCE, STEPS_AT_ONCE + 1, steps):
-        assert first.steps_per_task(step) == {name: sum(t == name for t, _ in turns[:step]) for name in SIZES}
+    for count in (0, 7, STEPS_AT_ONCE - 1, STEPS_AT_ONCE, STEPS_AT_ONCE + 1, steps):
+        assert first.steps_per_task(count) == {
+            name: sum(t == name for t, _ in turns[:count]) for name in SIZES
+        }
     assert turns != [mixed(SIZES, 0.5, seed=1).task_at(step) for step in range(steps)]
 
 
@@ -274,6 +278,7 @@ def test_one_task_dealt_out_alone_trains_as_a_plain_run_does(folder: Path, tmp_p
 # ── each head on its own rows ──────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Tasks", "A step moves the head of its task and no other, with any optimiser")
 @pytest.mark.parametrize("optimiser", ["adamw", "muon", "momentum", "rmsprop"])
 def test_a_step_moves_the_head_of_its_task_and_no_other(optimiser: str, several: api.Run) -> None:
     ready = ready_again(several)
@@ -322,6 +327,7 @@ def test_any_number_of_workers_gives_the_same_bytes(folder: Path, tmp_path: Path
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.promise("Tasks", "Several tasks resume to the same bytes, with any number of workers")
 def test_broken_off_and_resumed_it_ends_in_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     runs = {
         power: learnt(folder, tmp_path / power, "model.dropout=0.3", f"mix.power={power}", epochs=2)
@@ -333,6 +339,9 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bytes(folder: Path, tmp_path
     assert len(hashes) == 2  # what is set is heard
 
 
+@pytest.mark.promise(
+    "Tasks", "A folder being trained into is locked; killed with −9, training continues to the same bytes"
+)
 @pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bytes_and_meanwhile_nobody_else_may(
     folder: Path, tmp_path: Path
@@ -360,23 +369,6 @@ def test_killed_it_goes_on_to_the_same_bytes_and_meanwhile_nobody_else_may(
     again = api.resume(run)
     assert sha256(again.path / "model.safetensors") == sha256(whole.path / "model.safetensors")
     assert learnt(folder, run, epochs=1, force=True).record["steps"] < whole.record["steps"]
-
-
-def test_the_demonstration_holds_its_folder_while_it_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, steps = tmp_path / "demo", []
-
-    def refused(*step: Any) -> None:
-        steps.append(step)
-        with pytest.raises(RunError, match=f"{out} is in use"):
-            check_output_dir(out, force=True, kind="demo")
-
-    monkeypatch.setattr(demo, "run_step", refused)
-    monkeypatch.setattr(demo, "last_screen", lambda *_: None)
-    demo.demo(out=out, serve=False, dispatch=lambda words: 0)
-    assert len(steps) == len(demo.STEPS)
-    check_output_dir(out, force=True, kind="demo")
 
 
 def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> None:
@@ -447,7 +439,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
 
     result = run.embed(texts)
     model, tokenizer = load(run.path)[:2]
-    model.answer_with(run.record["compute"]["precision"])
+    model.set_inference_compute(run.record["compute"]["precision"])
     expected = embed_texts(model, make_similarity_task(model, ["pooling=max"]), tokenizer, texts)
     mean = embed_texts(model, make_similarity_task(model), tokenizer, texts)
     assert result == pytest.approx(expected, abs=1e-6)
@@ -460,6 +452,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
 # ── the command line ───────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Tasks", "Commands on a multi-task run need a task name and list the names without one")
 def test_a_run_with_several_tasks_is_asked_by_name(
     several: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -506,6 +499,9 @@ def test_runs_with_several_tasks_answer_one_of_them_together(
     assert result["f1"]["value"] == result["members"][0]["f1"]["value"]
 
 
+@pytest.mark.promise(
+    "Tasks", "Steps per task are reported; wrong names, files and settings are named before any work"
+)
 def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["finetune", str(folder / "tones.jsonl"), "--model", "gru", "--out", str(tmp_path / "run")]
     words += [

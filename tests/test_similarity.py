@@ -22,7 +22,7 @@ from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.metrics import ranking
-from textus.models.nn.heads import SimilarityHead, also_right
+from textus.models.nn.heads import SimilarityHead, duplicate_positives_mask
 from textus.tasks.base import Example
 from textus.tasks.encoding import collate as tasks_batch
 from textus.tasks.encoding import encode_examples, input_template
@@ -107,6 +107,9 @@ def imported(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 # ── vectors ────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks", "Vectors of texts are those of `transformers`; two texts of a row are read apart"
+)
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 def test_vectors_are_those_of_transformers(bert: Path, imported: api.Run, pooling: str) -> None:
     import transformers
@@ -209,7 +212,7 @@ def test_a_text_that_is_right_too_is_not_among_the_wrong_ones() -> None:
     ids[1, 1] = ids[0, 1]  # two rows with the same second text
     ids[3, 0] = ids[2, 0]  # two with the same first
     ids[2, 2] = ids[3, 1]  # a negative that is another row's second
-    result = also_right(ids)
+    result = duplicate_positives_mask(ids)
     expected = torch.zeros(4, 8, dtype=torch.bool)
     for row, column in ((0, 1), (1, 0), (2, 3), (3, 2), (3, 6)):
         expected[row, column] = True
@@ -235,6 +238,9 @@ def test_pieces_of_a_batch_add_up_to_it() -> None:
     assert float(sum(parts).detach()) == pytest.approx(float(whole.detach()), rel=1e-5)
 
 
+@pytest.mark.promise(
+    "Tasks", "Similarity is trained from scores on their scale, or by contrast without false negatives"
+)
 def test_scores_are_learnt_on_their_scale(tuned: api.Run, tmp_path: Path) -> None:
     rows = scored(200, seed=1)
     scores = tuned.evaluate_task(written(tmp_path / "test.jsonl", rows))
@@ -292,6 +298,11 @@ def test_data_that_cannot_be_learnt_is_named(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Labels that are not numbers, and rows that leave nothing to train or select on, are named before "
+    "anything is written",
+)
 def test_negatives_in_some_rows_and_rows_that_cannot_choose_are_named(tmp_path: Path) -> None:
     rows = belonging(40)
     rows[7] = {name: rows[7][name] for name in ("text", "text_pair")}
@@ -313,6 +324,11 @@ def test_rows_without_a_text_are_told(tmp_path: Path, capsys: pytest.CaptureFixt
 # ── figures of search ──────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Figures of numbers, ratings and search are scipy's and scikit-learn's; a resample is scored as "
+    "the texts it repeats; what is not defined on these rows is left out and named",
+)
 def test_figures_of_search_are_scikit_learns() -> None:
     draw = np.random.default_rng(0)
     gains = draw.choice([0.0, 1.0, 2.0], (30, 40), p=[0.9, 0.07, 0.03])
@@ -320,8 +336,8 @@ def test_figures_of_search_are_scikit_learns() -> None:
     scores = draw.normal(size=(30, 40)) + gains
     result = np.argsort(-scores, axis=1).tolist()
     right = [{place: gain for place, gain in enumerate(row) if gain} for row in gains]
-    scores = ranking.ranking_scores(result, right)
-    assert scores["ndcg@10"]["value"] == pytest.approx(sklearn.ndcg_score(gains, scores, k=10))
+    figures = ranking.ranking_scores(result, right)
+    assert figures["ndcg@10"]["value"] == pytest.approx(sklearn.ndcg_score(gains, scores, k=10))
     single = np.zeros_like(gains)
     single[np.arange(30), draw.integers(0, 40, 30)] = 1.0
     lists = np.argsort(-scores, axis=1)
@@ -332,7 +348,7 @@ def test_figures_of_search_are_scikit_learns() -> None:
     for k in (1, 5, 10):
         expected = sklearn.top_k_accuracy_score(single.argmax(1), scores, k=k, labels=np.arange(40))
         assert np.mean([ranking.recall(list(a), b, k) for a, b in zip(lists, alone, strict=True)]) == expected
-    assert all(row["low"] <= row["value"] <= row["high"] for row in scores.values())
+    assert all(row["low"] <= row["value"] <= row["high"] for row in figures.values())
 
 
 def test_a_short_list_and_an_empty_one_have_found_nothing_more() -> None:

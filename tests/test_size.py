@@ -68,6 +68,9 @@ def tables(path: Path, tree: ast.Module) -> Iterator[str]:
                 yield f"{path}:{node.lineno}: a table of {lines} lines (at most {TABLE_LINES})"
 
 
+@pytest.mark.promise(
+    "Architecture", "Files, functions, parameter lists and tables stay small; names have a meaning"
+)
 def test_the_package_keeps_its_limits() -> None:
     assert list(complaints(REPOSITORY / "textus")) == []
 

@@ -51,6 +51,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ── length ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Robustness", "The length of a fine-tuning follows the rows; `--epochs` is exact")
 @pytest.mark.parametrize(
     ("rows", "steps", "begun"),
     [
@@ -117,6 +118,7 @@ def problem(kind: str, n: int, width: int, seed: int = 0) -> RegressionProblem:
     return RegressionProblem(kind, torch.tensor(vectors), torch.tensor(targets), 3, ones)
 
 
+@pytest.mark.promise("Robustness", "A solved head is scikit-learn's solution, and resumes to the same bytes")
 @pytest.mark.parametrize("shape", [(60, 8), (30, 50)])
 @pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
 def test_a_solved_layer_is_scikit_learns(kind: str, shape: tuple[int, int]) -> None:
@@ -228,6 +230,7 @@ def test_a_solved_head_is_kept_where_nothing_better_comes(
 # ── what is no good is named ───────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Robustness", "A model no better than the majority class is reported")
 @pytest.mark.parametrize("good", [True, False])
 def test_no_better_than_the_majority_is_said(
     good: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

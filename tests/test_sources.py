@@ -34,6 +34,7 @@ PAGE = "<html><body><article>" + "".join(f"<p>{text}</p>" for text in PARAGRAPHS
 # ── pages ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Robustness", "A page keeps what follows a broken byte")
 @pytest.mark.parametrize(
     "broken", [b"\xe9", b"\xff\xfe", b"\x00", b"\xed\xa0\x80", b"\xef\xbf\xbe", b"\x0b\x1b"]
 )
@@ -213,6 +214,7 @@ def test_other_packings_are_named_with_the_remedy(tmp_path: Path, capsys: pytest
 # ── no input stops a build ─────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Robustness", "A table that cannot be read stops no build; no input does")
 def test_no_input_stops_a_build(tmp_path: Path) -> None:
     """R9: huge numbers, deep nesting, pages no parser likes, folders deeper than the stack."""
     files: dict[str, str | bytes] = {

@@ -29,7 +29,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gan": ("gan", {**SIZE, "dropout": 0.0, "warmup_steps": 0, "critic_steps": 0, "context_length": 8}),
     "decoder": ("decoder", {"vocab_size": V, "n_layer": 1, "n_head": 1, "d_model": 16, "dropout": 0.4}),
 }
-needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.build_error()}")
 
 
 def made(name: str) -> LanguageModel:
@@ -37,7 +37,7 @@ def made(name: str) -> LanguageModel:
     family, config = FAMILIES[name]
     model = build(family, config)
     if name == "decoder":
-        model.compute_with("bfloat16", "plain", "native")
+        model.set_compute("bfloat16", "plain", "native")
     with torch.no_grad():
         for parameter in model.parameters():  # some begin at zero, where nothing shows
             parameter += 0.2 * torch.randn_like(parameter)
@@ -65,6 +65,9 @@ def names() -> list[Any]:
     return [pytest.param(name, marks=needs_kernels if name == "decoder" else ()) for name in FAMILIES]
 
 
+@pytest.mark.promise(
+    "Families", "What is drawn in a step follows from seed, step and piece, whatever the workers"
+)
 @pytest.mark.parametrize("name", names())
 def test_draws_follow_from_seed_step_and_piece(name: str) -> None:
     model = made(name)

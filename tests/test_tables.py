@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -182,6 +183,7 @@ def corpus_texts(path: Path) -> list[str] | None:
     return ["".join(document.blocks) for document in documents]
 
 
+@pytest.mark.promise("Robustness", "A file of rows comes back as it was written, or an error names the line")
 @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(written=st.one_of(tables(), literal_tables(), json_files(), conll_files()))
 def test_rows_come_back_as_they_were_or_an_error_names_the_line(tmp_path: Path, written: Written) -> None:

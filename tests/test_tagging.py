@@ -71,6 +71,9 @@ def tuned(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 # ── entities, against seqeval ──────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks", "Entities and their metrics equal seqeval's, in any scheme; schemes are recognised and repaired"
+)
 @pytest.mark.parametrize("prefixes", ["BI", "I", "BIES"])
 def test_entities_are_seqevals(prefixes: str) -> None:
     for tags in drawn_tags(prefixes, seed=len(prefixes), n=400):
@@ -129,6 +132,11 @@ def test_schemes_are_told_apart() -> None:
 # ── a chain in which an I follows its own ──────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "With a CRF no I follows another type, and its nats are those over lawful tags; without the guard "
+    "one does",
+)
 @torch.no_grad()
 def test_no_step_is_taken_that_must_not_be() -> None:
     task = Tagging(TaggingSettings(), ["O", "B-A", "I-A", "B-B", "I-B"])
@@ -157,6 +165,11 @@ def test_no_step_is_taken_that_must_not_be() -> None:
 # ── rows ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "A text is cut without loss; entities by character align with whole tokens, in both forms; what "
+    "cannot be aligned is named with row, place and text",
+)
 @pytest.mark.parametrize(
     ("unit", "text", "tokens"),
     [
@@ -351,6 +364,10 @@ def test_what_is_mended_or_left_out_is_told(capsys: pytest.CaptureFixture[str]) 
 # ── words in pieces, texts in windows ──────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "A tag belongs to the first token of its word, and every word of a text of any length gets one tag",
+)
 @pytest.mark.parametrize("kind", ["word", "bpe", "wordpiece", "unigram", "char"])
 def test_a_tag_stands_on_the_first_piece_of_its_word(kind: str) -> None:
     row = sentences(30, seed=3)
@@ -422,6 +439,11 @@ def test_a_word_longer_than_the_model_reads_is_cut() -> None:
 NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decoder", "vae", "gan"]
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Every family with hidden states trains on tagging, resumes to the same bytes, and predicts with "
+    "character offsets",
+)
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: Path) -> None:
     settings = [*SMALL, *(["model.n_head=2"] if "coder" in family else [])]

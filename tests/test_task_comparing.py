@@ -47,6 +47,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A run is called better only where the interval leaves zero out; of several runs one is in memory "
+    "at a time",
+)
 def test_a_run_is_better_only_where_the_interval_leaves_zero_out(folder: Path) -> None:
     """U12, U21."""
     comparison = api.compare([folder / "poor", folder / "one", folder / "two"], on=folder / "test.jsonl")

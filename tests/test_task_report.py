@@ -34,6 +34,9 @@ def drawn(n: int = 500, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
     return gold, np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
 
 
+@pytest.mark.promise(
+    "Tasks", "Calibration bins and Brier score are scikit-learn's; slices are the figures of their rows"
+)
 @pytest.mark.parametrize("rounded", [False, True])
 def test_bins_are_scikit_learns(rounded: bool) -> None:
     """Rounded probabilities lie on the edges of bins."""
@@ -136,6 +139,9 @@ def page_of(out: Path) -> tuple[str, Reader]:
     return text, Reader(text)
 
 
+@pytest.mark.promise(
+    "Tasks", "The page of a result holds all, loads nothing, and no text in it becomes markup"
+)
 def test_the_page_shows_all_and_loads_nothing(run: api.Run, folder: Path, tmp_path: Path) -> None:
     rows = sentences(60, 5)
     rows[0] = {"text": f"{ATTACK} grand", "label": "bad", "source": ATTACK}  # a sure mistake

@@ -61,6 +61,7 @@ def control(tokenizer: Tokenizer) -> set[int]:
 # ── round trips ──
 
 
+@pytest.mark.promise("Text", "Byte-level tokenizers give every text back")
 @pytest.mark.parametrize("kind", BYTE_KINDS)
 @pytest.mark.parametrize("text", [*ODD, *TEXTS])
 def test_byte_kinds_give_every_text_back(made: dict[str, Tokenizer], kind: str, text: str) -> None:
@@ -130,6 +131,7 @@ def test_half_a_surrogate_is_refused_in_one_line(made: dict[str, Tokenizer]) -> 
 # ── streaming ──
 
 
+@pytest.mark.promise("Text", "Streamed text adds up to the decoded text and never shows half a character")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stream_adds_up_to_decode_and_never_shows_half_a_character(
     made: dict[str, Tokenizer], kind: str
@@ -165,6 +167,7 @@ def test_decode_equals_the_library(made: dict[str, Tokenizer]) -> None:
 # ── special tokens ──
 
 
+@pytest.mark.promise("Text", "No text and no message makes a control id")
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_text_makes_a_special_token(made: dict[str, Tokenizer], kind: str) -> None:
     tokenizer = made[kind]
@@ -242,6 +245,7 @@ def test_chats_equal_transformers(
     assert tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=prompt) == ids
 
 
+@pytest.mark.promise("Text", "A hostile chat template is stopped")
 @pytest.mark.parametrize(
     ("template", "message"),
     [
@@ -287,6 +291,7 @@ def test_a_tokenizer_without_template_says_so(made: dict[str, Tokenizer]) -> Non
 # ── files ──
 
 
+@pytest.mark.promise("Text", "`transformers` reading our tokenizer gives the same ids and the same chats")
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_gives_the_same_ids(
     made: dict[str, Tokenizer], saved: dict[str, Path], kind: str

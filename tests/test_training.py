@@ -46,7 +46,7 @@ SETTINGS = TrainSettings(
     log_every=2, evaluate_every=4, checkpoint_every=3,
 )  # fmt: skip
 NATIVE = ComputeConfig("bfloat16", "plain", "native")
-needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.build_error()}")
 
 STREAM = np.array([0, *np.random.default_rng(0).choice(V - 1, 200, p=np.arange(1, V) / 136) + 1, 0])
 STORE = in_memory_dataset(STREAM, [0])
@@ -65,7 +65,7 @@ def made(
     """A model and a loader that depend on the seed only."""
     torch.manual_seed(derive_seed(settings.seed, "weights"))
     model = build("decoder", {**SHAPE, **shape})
-    model.compute_with(choices.precision, choices.attention, choices.step)
+    model.set_compute(choices.precision, choices.attention, choices.step)
     loader = TokenLoader(STORE, batch_size=settings.batch_size, context_length=CONTEXT, seed=settings.seed)
     return model, loader
 
@@ -107,6 +107,9 @@ def test_the_loss_falls(tmp_path: Path, optimiser: str) -> None:
     assert load(run.path)[2]["steps"] == 30
 
 
+@pytest.mark.promise(
+    "Families", "Each optimiser has a default learning rate; the record holds it; earlier runs keep theirs"
+)
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_the_loss_falls_at_the_rate_of_its_own(tmp_path: Path, optimiser: str) -> None:
     run = new_run(tmp_path / "run")
@@ -146,6 +149,9 @@ def gradients(
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
+@pytest.mark.promise(
+    "Training", "Accumulation over micro-batches changes nothing; a mean of means would be seen"
+)
 def test_accumulation_changes_nothing() -> None:
     """Rows weigh from 1 to 12 targets: a mean of means would be another number."""
     for pieces in (2, 4, 8):
@@ -224,6 +230,9 @@ def stopped(run: RunFolder, at: int, **more: Any) -> RunFolder:
     return RunFolder(run.path, read_json(run.path / "run.json"))
 
 
+@pytest.mark.promise(
+    "Training", "Resumed from any checkpoint, a run ends in the same bytes; a broken restore does not"
+)
 @pytest.mark.parametrize("way", ways())
 def test_resumed_from_any_step_it_ends_in_the_same_bytes(tmp_path: Path, way: str) -> None:
     choices, shape = WAYS[way]
@@ -311,6 +320,7 @@ def test_killed_after_evaluating_no_evaluation_is_logged_twice(tmp_path: Path) -
 # ── which weights are used ─────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Training", "A run uses its best validated weights and records which they are")
 def test_the_best_weights_are_used_and_their_checkpoint_kept(tmp_path: Path) -> None:
     values = iter([3.0, 1.0, 2.0])
     run = new_run(tmp_path / "run")
@@ -337,6 +347,11 @@ def test_a_finished_run_keeps_no_checkpoints_unless_asked(tmp_path: Path) -> Non
     verify(plain.path)
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "The tensors of a step are written once; a checkpoint is written every ten minutes; a finished run "
+    "keeps none",
+)
 def test_the_tensors_of_a_step_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """C18: a step that is saved, evaluated and best so far has one checkpoint, which says all three."""
     values, written = iter([3.0, 2.0, 1.0]), []
@@ -398,6 +413,9 @@ def test_without_evaluation_the_last_weights_are_used(tmp_path: Path) -> None:
 # ── what ends training early ───────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Training", "Not-a-number stops with step, batch and last good checkpoint named, and is never saved"
+)
 def test_not_a_number_stops_and_names_step_batch_and_last_good_checkpoint(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
 
@@ -450,6 +468,7 @@ def test_a_clock_that_runs_out_brings_the_end_forward(tmp_path: Path) -> None:
     assert 1e8 < record["peak_memory_bytes"] < 1e11  # torch alone holds as much
 
 
+@pytest.mark.promise("Tasks", "The reported peak memory is that of the training")
 def test_the_memory_told_is_this_training_s(tmp_path: Path) -> None:
     """And not what the process held before: 400 MB that are gone. Of a mapping, for freed memory may be kept."""
     if not reset_peak_memory():
@@ -487,6 +506,9 @@ except TextusError as error:
 """
 
 
+@pytest.mark.promise(
+    "Training", "A signal saves first; what was killed between saving and evaluating is evaluated again"
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_first_and_resume_ends_in_the_same_bytes(tmp_path: Path, number: int) -> None:
     settings = replace(SETTINGS, steps=40, checkpoint_every=1000, evaluate_every=1000)
@@ -562,6 +584,7 @@ class Added(torch.nn.Module):
         self.one, self.other = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
 
 
+@pytest.mark.promise("Families", "No two parameters share a gradient")
 def test_parameters_that_share_a_gradient_each_get_their_own() -> None:
     def loss(model: Any, batch: Batch) -> Loss:
         total = ((model.one + model.other) * batch.weights[:, :3]).sum()

@@ -167,13 +167,13 @@ def test_cached_reading_is_that_of_transformers(name: str) -> None:
 @torch.no_grad()
 def test_greedy_text_is_that_of_transformers(name: str) -> None:
     from textus.generation.engine import Engine
-    from textus.generation.sampling import Sampling
+    from textus.generation.sampling import SamplingParams
 
     mine, theirs = twins(name)
     prompt = ids(1, 5)
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     expected = theirs.generate(prompt, **options)[0, 5:].tolist()
-    sampling = Sampling(temperature=0, max_tokens=12)
+    sampling = SamplingParams(temperature=0, max_tokens=12)
     events = list(Engine(mine, end_id=None).stream([prompt[0].tolist()], [sampling]))
     assert [event.id for event in events if event.id is not None] == expected
 
@@ -240,9 +240,9 @@ DOCUMENTS = torch.tensor([[4] * 5 + [5] * 3 + [6] * 4])
 @pytest.mark.parametrize("step", ["eager", "native"])
 def test_one_document_does_not_see_another(step: str) -> None:
     model = drawn()
-    if step == "native" and model.why_not_native():
-        pytest.skip(str(model.why_not_native()))
-    model.compute_with("float32", "plain", step)
+    if step == "native" and model.native_unsupported_reason():
+        pytest.skip(str(model.native_unsupported_reason()))
+    model.set_compute("float32", "plain", step)
     expected = torch.block_diag(torch.ones(5, 5), torch.ones(3, 3), torch.ones(4, 4)).tril().bool()
     assert torch.equal(reach(model, DOCUMENTS), expected)
     assert torch.equal(reach(model), torch.ones(12, 12).tril().bool())  # without numbers they would see it
@@ -296,7 +296,7 @@ OPTIONS: list[dict[str, Any]] = [
 def test_every_option_learns(option: dict[str, Any], attention: str) -> None:
     torch.manual_seed(0)
     model = Decoder(DecoderConfig(**{**SHAPE, **option}))
-    model.compute_with("float32", attention, "eager")
+    model.set_compute("float32", attention, "eager")
     given = ids(2)
     batch = Batch(given[:, :-1], given[:, 1:], torch.ones(2, CONTEXT - 1))
     optimiser = torch.optim.SGD(model.parameters(), lr=0.3)
@@ -345,7 +345,7 @@ def test_what_cannot_be_is_refused_in_one_line(wrong: dict[str, Any], message: s
 )
 def test_unknown_choices_are_refused(choice: tuple[str, str, str], message: str) -> None:
     with pytest.raises(UsageError) as error:
-        drawn().compute_with(*choice)
+        drawn().set_compute(*choice)
     assert message in str(error.value)
 
 
@@ -354,7 +354,7 @@ def test_unknown_choices_are_refused(choice: tuple[str, str, str], message: str)
 )
 def test_the_kernels_say_what_they_do_not_have(option: dict[str, Any]) -> None:
     with raises(UsageError, "unsupported_kernel"):
-        drawn(**option).compute_with("bfloat16", "plain", "native")
+        drawn(**option).set_compute("bfloat16", "plain", "native")
 
 
 def test_more_ids_than_the_context_are_refused() -> None:

@@ -64,6 +64,11 @@ def search(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     return api.tune(data, out=out, trials=6, model="gru", search=SEARCH, settings=FIXED)
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "The printed command of a search makes its best run again, byte for byte; a killed search gives "
+    "the same result",
+)
 def test_the_best_run_is_made_again_by_the_command_that_is_told(
     search: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -136,6 +141,11 @@ def test_another_search_is_not_mixed_in(data: Path, search: dict[str, Any], tmp_
         api.tune(data, out=tmp_path, model="gru")
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Failed trials are reported, hopeless ones stopped early; the search space follows from family and "
+    "task; wrong ranges are named",
+)
 def test_failed_trials_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Heads that do not divide the width fail; the others go on."""
     result = api.tune(
@@ -150,6 +160,7 @@ def test_failed_trials_are_told(data: Path, tmp_path: Path, capsys: pytest.Captu
     assert "must split into n_head=3 heads" in capsys.readouterr().err
 
 
+@pytest.mark.promise("Robustness", "A search over settings records every failure and continues")
 def test_a_trial_that_raises_anything_is_failed_and_the_search_continues(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +244,9 @@ def test_the_space_follows_from_family_and_task(trained: Path) -> None:
     assert "optim.rate" not in names(family="lstm", assignments=("optim.rate=0.1",))
 
 
+@pytest.mark.promise(
+    "Tasks", "A folder being trained into is locked; killed with −9, training continues to the same bytes"
+)
 def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) -> None:
     out = Path(search["out"])
     with exclusive_lock(out), pytest.raises(RunError, match=f"{out} is in use"):
@@ -277,6 +291,9 @@ def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.promise(
+    "Tasks", "The linear classifier is searched by the rows held out, whose figure is scikit-learn's"
+)
 def test_the_linear_classifier_is_searched_by_the_rows_held_out(data: Path, tmp_path: Path) -> None:
     """It learns all at once and is measured once: the best trial's figure is what scikit-learn says of its answers."""
     sklearn = pytest.importorskip("sklearn.metrics")

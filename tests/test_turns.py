@@ -21,7 +21,7 @@ from test_gguf import finish, in_pairs, names
 from textus.api import Run, export_model, import_model
 from textus.core.errors import RunError
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, choose, generate, in_reach
+from textus.generation.sampling import SamplingParams, generate, mask_unused_ids, sample_id
 from textus.interop import folder
 from textus.interop.tokenizer_json import byte_level
 from textus.serving.scheduler import ServedModel
@@ -143,6 +143,11 @@ def told(ids: list[int]) -> str:
 # ── ends ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Families",
+    "A text or turn ends where `transformers` ends it: generate, chat, server, after export; "
+    "forgetting the ends is caught",
+)
 def test_a_text_ends_where_transformers_ends_it(run: Run, theirs: Any) -> None:
     last = set()
     for prompt in PROMPTS:
@@ -188,8 +193,8 @@ def test_the_plain_loop_and_the_engine_end_at_any_of_several(run: Run, theirs: A
     ends, n_ids = run.tokenizer.end_ids, run.tokenizer.vocab_size
     for prompt in PROMPTS[:20]:
         ids = [BEGIN, *run.tokenizer.encode(prompt)]
-        plain = generate(run.model, ids, Sampling(**GREEDY), ends, n_ids=n_ids)
-        events = Engine(run.model, end_id=ends, n_ids=n_ids).stream([ids], Sampling(**GREEDY))
+        plain = generate(run.model, ids, SamplingParams(**GREEDY), ends, n_ids=n_ids)
+        events = Engine(run.model, end_id=ends, n_ids=n_ids).stream([ids], SamplingParams(**GREEDY))
         assert [event.id for event in events if event.id is not None] == plain
         assert [item for item in written(theirs, ids) if item not in ends] == plain
 
@@ -210,7 +215,7 @@ def test_a_reader_that_forgets_the_ends_is_caught(
     hub: Path, theirs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: without what generation_config.json says, texts run on past their ends."""
-    monkeypatch.setattr(folder, "said_ends", lambda *_: [])
+    monkeypatch.setattr(folder, "eos_ids_from_config", lambda *_: [])
     deaf = import_model(hub, out=tmp_path / "run")
     assert deaf.tokenizer.end_ids == (TEXT,)
     with pytest.raises(AssertionError):
@@ -289,6 +294,9 @@ def greedy_for_padding(theirs: Any, hub: Path, tmp_path_factory: pytest.TempPath
     return import_model(place / "hub", out=place / "run"), model
 
 
+@pytest.mark.promise(
+    "Families", "An id that no tokenizer knows is never chosen; likelihoods stay the model's"
+)
 def test_a_padded_id_is_never_chosen(greedy_for_padding: tuple[Run, Any]) -> None:
     run, model = greedy_for_padding
     wanted = 0
@@ -306,7 +314,7 @@ def test_without_the_mask_a_padded_id_is_chosen(greedy_for_padding: tuple[Run, A
     prompts = [[BEGIN, *run.tokenizer.encode(prompt)] for prompt in PROMPTS]
     for n_ids, result in ((None, True), (len(PIECES), False)):
         events = Engine(run.model, end_id=None, n_ids=n_ids).stream(
-            prompts, Sampling(temperature=0, max_tokens=3)
+            prompts, SamplingParams(temperature=0, max_tokens=3)
         )
         assert any(event.id == ROWS - 1 for event in events) is result
 
@@ -319,9 +327,11 @@ def test_what_is_out_of_reach_changes_nothing_else(filters: dict[str, Any]) -> N
     """Choosing among the known ids is choosing as if there were no others."""
     logits = torch.randn(200, 12, generator=torch.Generator().manual_seed(2))
     logits[:, 9:] += 5
-    sampling = Sampling(**{"temperature": 1.0, **filters})
+    sampling = SamplingParams(**{"temperature": 1.0, **filters})
     for step, row in enumerate(logits):
-        assert choose(in_reach(row, 9), sampling, [1, 2, 11], step) == choose(row[:9], sampling, [1, 2], step)
+        assert sample_id(mask_unused_ids(row, 9), sampling, [1, 2, 11], step) == sample_id(
+            row[:9], sampling, [1, 2], step
+        )
 
 
 def test_likelihoods_stay_as_the_model_says(greedy_for_padding: tuple[Run, Any]) -> None:

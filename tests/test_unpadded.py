@@ -23,7 +23,7 @@ from textus.core.errors import UsageError
 from textus.finetuning import finetune
 from textus.models.encoder import Encoder
 from textus.models.kernels import native, varlen
-from textus.models.nn.lora import LoRASettings, adapt, adapted, train_last
+from textus.models.nn.lora import LoRASettings, add_lora, lora_layers, train_last
 from textus.models.registry import build
 
 V, T = 61, 37
@@ -66,7 +66,7 @@ def texts(lengths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
 
 def computed(model: Encoder, given: tuple[Tensor, ...], precision: str, step: str) -> dict[str, Tensor]:
     """States of real positions, and the gradient of every weight."""
-    model.compute_with(precision, "plain", step)
+    model.set_compute(precision, "plain", step)
     model.zero_grad()
     hidden = model.hidden(*given).float() * given[1][..., None]
     weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
@@ -100,6 +100,12 @@ def attending(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("no tiles on this processor")
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Without padding an encoder computes what its torch twin does, forward and backward, for texts of "
+    "any lengths, attention in tiles or by products; planted faults are seen; what the kernels cannot "
+    "compute is refused",
+)
 @needs_kernels
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -163,7 +169,7 @@ def test_a_planted_fault_is_not_as_exact(
 
 def read(model: Encoder, given: tuple[Tensor, ...], precision: str, step: str) -> Tensor:
     """States of real positions, where nothing is learnt."""
-    model.compute_with(precision, "plain", step)
+    model.set_compute(precision, "plain", step)
     with torch.inference_mode():
         return model.hidden(*given)[given[1]].float()
 
@@ -178,6 +184,11 @@ def is_read_as_exactly(model: Encoder, given: tuple[Tensor, ...]) -> bool:
     return mine <= 1.3 * twin + 2e-3
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "An encoder that only reads gives the twin's states too, by weights laid out once and again after "
+    "they change; planted faults are seen; a torch that lays out no weights reads the same",
+)
 @needs_kernels
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -210,7 +221,7 @@ def test_weights_that_change_are_laid_out_again() -> None:
     weight = model.blocks[0].feed_forward.up.weight
     assert native.PREPARED[weight][1] is torch.Tensor.bfloat16
     assert torch.equal(before, read(model, given, "bfloat16", "unpadded"))
-    assert native.PREPARED[weight][1] is varlen.laid_out
+    assert native.PREPARED[weight][1] is varlen.prepack
     with torch.no_grad():
         model.blocks[1].feed_forward.up.weight.mul_(-1.0)
     assert is_read_as_exactly(model, given)
@@ -221,7 +232,7 @@ def test_weights_that_change_are_laid_out_again() -> None:
 def test_a_torch_that_lays_out_no_weights_reads_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, given = encoder().eval(), texts(LENGTHS["ragged"])
     laid_out = read(model, given, "bfloat16", "unpadded")
-    monkeypatch.setattr(varlen, "lays_out", lambda: False)
+    monkeypatch.setattr(varlen, "supports_prepack", lambda: False)
     torch.testing.assert_close(laid_out, read(model, given, "bfloat16", "unpadded"), atol=0.1, rtol=0.05)
     assert is_read_as_exactly(model, given)
 
@@ -229,7 +240,7 @@ def test_a_torch_that_lays_out_no_weights_reads_the_same_texts(monkeypatch: pyte
 @needs_kernels
 def test_a_text_is_read_alike_alone_and_among_others() -> None:
     model = encoder().eval()
-    model.compute_with("bfloat16", "plain", "unpadded")
+    model.set_compute("bfloat16", "plain", "unpadded")
     ids, mask, segments = texts(LENGTHS["ragged"])
     with torch.inference_mode():
         together = model.hidden(ids, mask, segments)
@@ -242,7 +253,7 @@ def test_a_text_is_read_alike_alone_and_among_others() -> None:
 @needs_kernels
 def test_dropout_follows_from_the_step_and_keeps_its_share() -> None:
     model, given = encoder(dropout=0.3).train(), texts((200,) * 6)
-    model.compute_with("bfloat16", "plain", "unpadded")
+    model.set_compute("bfloat16", "plain", "unpadded")
 
     def states(seed: int) -> Tensor:
         torch.manual_seed(seed)
@@ -261,14 +272,17 @@ def test_dropout_follows_from_the_step_and_keeps_its_share() -> None:
     assert torch.equal(d_delta == 0, total == 1)  # what was dropped gets no gradient
 
 
+@pytest.mark.promise(
+    "Tasks", "Adapters learn by the kernels what they learn by torch, and nothing else has a gradient"
+)
 @needs_kernels
 @pytest.mark.parametrize("targets", ["all", "q,v", "up"])
 def test_adapters_learn_what_the_twin_s_do(targets: str) -> None:
     """As parts of whole weights; of these nothing but the adapters has a gradient."""
     model, given = encoder(), texts(LENGTHS["ragged"])
-    adapt(model, LoRASettings(rank=4, targets=targets))
+    add_lora(model, LoRASettings(rank=4, targets=targets))
     with torch.no_grad():
-        for part in adapted(model).values():
+        for part in lora_layers(model).values():
             for item in part.b.values():
                 item.normal_(std=0.1)
     assert worse(model, given) == []
@@ -294,25 +308,25 @@ def test_what_the_kernels_cannot_compute_is_told() -> None:
         ({"activation": "gelu"}, "gelu-exact"),
     ):
         with pytest.raises(UsageError, match=message):
-            encoder(**wrong).compute_with("bfloat16", "plain", "unpadded")
+            encoder(**wrong).set_compute("bfloat16", "plain", "unpadded")
     with raises(UsageError, "unsupported_kernel"):
-        encoder().compute_with("float32", "plain", "unpadded")
+        encoder().set_compute("float32", "plain", "unpadded")
     model = encoder()
-    adapt(model, LoRASettings(dropout=0.1))
+    add_lora(model, LoRASettings(dropout=0.1))
     with raises(UsageError, "unsupported_kernel"):
-        model.compute_with("bfloat16", "plain", "unpadded")
-    assert build("lstm", {"vocab_size": 9, "d_model": 8}).why_not_unpadded()
+        model.set_compute("bfloat16", "plain", "unpadded")
+    assert build("lstm", {"vocab_size": 9, "d_model": 8}).varlen_unsupported_reason()
 
 
 @needs_kernels
 def test_a_mask_with_holes_is_read_by_the_twin() -> None:
     model = encoder().eval()
-    model.compute_with("bfloat16", "plain", "unpadded")
+    model.set_compute("bfloat16", "plain", "unpadded")
     ids, mask, segments = texts((9, 9))
     mask[0, 4] = False
     with torch.inference_mode():
         states = model.hidden(ids, mask, segments)
-        model.compute_with("bfloat16", "plain", "eager")
+        model.set_compute("bfloat16", "plain", "eager")
         assert torch.equal(states, model.hidden(ids, mask, segments))
 
 
@@ -338,7 +352,7 @@ def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(
     test = written(tmp_path / "test.jsonl", sentences(60, seed=1))
     fast = run.evaluate_task(test)["accuracy"]["value"]
     assert fast > 0.9
-    run.model.compute_with("float32", "plain", "eager")
+    run.model.set_compute("float32", "plain", "eager")
     assert run.evaluate_task(test)["accuracy"]["value"] == pytest.approx(fast, abs=0.02)
     assert api.prove_resume(run.path)["identical"]
     for dropout, step in (("0", "unpadded"), ("0.1", "eager")):

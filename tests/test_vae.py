@@ -26,7 +26,7 @@ import textus
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.models.nn.recurrent import Recurrent
-from textus.models.nn.vae_modules import RecurrentEncoder, apart
+from textus.models.nn.vae_modules import RecurrentEncoder, unpack_documents
 from textus.models.registry import build
 from textus.models.vae import VAE, Gaussian, VAEConfig, active_units
 
@@ -102,7 +102,7 @@ def test_gradients_pass_through_the_draw() -> None:
     """E z² = μ² + σ², so its slopes are 2 μ and σ² (in log σ²)."""
     mean, log_variance = torch.tensor([[0.7]], requires_grad=True), torch.tensor([[-0.4]], requires_grad=True)
     noise = torch.randn(200_000, 1, 1, generator=torch.Generator().manual_seed(0))
-    Gaussian(mean, log_variance).at(noise).square().mean().backward()
+    Gaussian(mean, log_variance).sample(noise).square().mean().backward()
     assert mean.grad is not None
     assert log_variance.grad is not None
     assert float(mean.grad) == pytest.approx(1.4, abs=0.02)
@@ -149,7 +149,7 @@ def test_packed_documents_are_taken_apart() -> None:
     documents = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 2, 2, 2, 2, 0]])
     mask = torch.tensor([[True] * 6, [True] * 5 + [False]])
     batch = Batch(ids, ids + 1, mask.float(), documents=documents, mask=mask)
-    rows, places = apart(batch)
+    rows, places = unpack_documents(batch)
     assert rows.mask is not None
     assert places is not None
     texts = [row[real].tolist() for row, real in zip(rows.ids, rows.mask, strict=True)]
@@ -170,7 +170,7 @@ EVERY_TEXT = list(product((0, 1, 2), repeat=3))
 def nats_at(model: VAE, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Nats of each text told from the posterior's point at noise (B, 1), and its KL: (B,) each."""
     real = torch.ones_like(batch.ids, dtype=torch.bool)
-    hidden, kl = model._told_again(batch, batch.ids, real, noise)
+    hidden, kl = model._decoder_states(batch, batch.ids, real, noise)
     logs = (hidden @ model._head().T).log_softmax(-1)
     report = -logs.gather(2, batch.targets[..., None])[..., 0]
     return (report * batch.weights).sum(1), kl.sum(1)
@@ -212,6 +212,9 @@ def check_bound(model: VAE) -> None:
     assert (elbo >= exact - 1e-4).all()
 
 
+@pytest.mark.promise(
+    "Families", "A VAE's score is a bound: never below −log p(x), by quadrature; a broken KL is caught"
+)
 def test_the_bound_is_one_by_quadrature(one_dimensional: VAE) -> None:
     check_bound(one_dimensional)
 
@@ -290,7 +293,7 @@ def test_free_bits_cost_nothing_and_push_nothing() -> None:
     total, report, kl = objective(model)
     assert kl < 5 * 3 * len(TEXTS)
     assert total == pytest.approx(report + 5 * 3 * len(TEXTS), rel=1e-5)
-    rows, _ = apart(BATCH)
+    rows, _ = unpack_documents(BATCH)
     posterior = model._posterior(rows.targets, BATCH.weights > 0, None)
     posterior.kl(Gaussian(torch.zeros(()), torch.zeros(()))).clamp(min=5.0).sum().backward()
     assert not model.posterior.weight.grad.any()  # type: ignore[union-attr]
@@ -354,22 +357,26 @@ def test_active_units_are_counted_by_their_variance() -> None:
     assert active_units(2 * means) == 2
 
 
+@pytest.mark.promise("Families", "A collapsed latent is reported, and only a collapsed one")
 def test_a_collapse_is_said_and_only_a_collapse(good: VAE) -> None:
-    result = good.findings([BATCH, BATCH])
+    result = good.validation_metrics([BATCH, BATCH])
     assert result["active_units"] > 0
     assert result["kl_per_text"] > 1
-    assert good.trouble(result) is None
-    assert good.trouble({}) is None
+    assert good.diagnose(result) is None
+    assert good.diagnose({}) is None
     collapsed = made()
     nn.init.zeros_(collapsed.posterior.weight)
-    result = collapsed.findings([BATCH])
+    result = collapsed.validation_metrics([BATCH])
     assert result == {"kl_per_text": 0.0, "active_units": 0}
-    assert "the latent has collapsed (KL 0.000 nats a text, 0 of 3" in str(collapsed.trouble(result))
+    assert "the latent has collapsed (KL 0.000 nats a text, 0 of 3" in str(collapsed.diagnose(result))
 
 
 # ── as a language model ────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Families", "A VAE's forward is the mixture of its draws; interpolation ends in the two texts"
+)
 @pytest.mark.parametrize("body", BODIES)
 def test_forward_is_the_mixture_of_the_draws(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(0.5, body=body)
@@ -444,13 +451,16 @@ def test_it_is_trained_like_any_other(tmp_path: Path) -> None:
     assert isinstance(run.generate("a", max_tokens=3, seed=1), str)
 
 
+@pytest.mark.promise("Families", "A collapse is reported once, for the selected weights")
 @pytest.mark.parametrize("collapses", ["at first", "at last"])
 def test_a_collapse_is_told_once_and_only_of_the_weights_to_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], collapses: str
 ) -> None:
     """Four evaluations, each better than the one before; the latent is asleep before the last, or at the last."""
     kls = iter([0.0, 0.0, 0.0, 2.0] if collapses == "at first" else [2.0, 2.0, 2.0, 0.0])
-    monkeypatch.setattr(VAE, "findings", lambda self, batches: {"kl_per_text": next(kls), "active_units": 1})
+    monkeypatch.setattr(
+        VAE, "validation_metrics", lambda self, batches: {"kl_per_text": next(kls), "active_units": 1}
+    )
     losses = iter([4.0, 3.0, 2.0, 1.0])
     monkeypatch.setattr("textus.training.pretrain.validation_loss", lambda model, batches: next(losses))
     textus.train(

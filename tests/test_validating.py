@@ -50,6 +50,7 @@ def test_good_rows_have_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture
     assert kinds(textus.validate(data)) == {}
 
 
+@pytest.mark.promise("Robustness", "The next command of `validate` has every flag and works")
 def test_the_next_command_reads_the_rows_as_they_were_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,6 +320,10 @@ def test_an_encoding_can_be_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "All bad rows are listed at once and can be left out; contradictory labels are reported, in every task",
+)
 def test_evaluate_lists_all_bad_rows_and_leaves_them_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

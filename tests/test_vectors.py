@@ -55,7 +55,7 @@ SMALL = VectorSettings(d_model=12, epochs=8, sample=0.0, window=3, negative=5, b
 
 @pytest.mark.parametrize("method", ["skip-gram", "cbow"])
 def test_words_that_stand_together_lie_together(method: Any, gensim: Any) -> None:
-    trained = word_vectors.learn(texts(), VectorSettings(**{**vars(SMALL), "method": method}))
+    trained = word_vectors.train_vectors(texts(), VectorSettings(**{**vars(SMALL), "method": method}))
     assert trained.matrix.shape == (10, 12)
     for word, topic in (("fox", {"hen", "egg", "barn", "hay"}), ("ship", {"sail", "mast", "wave", "port"})):
         assert {name for name, _ in trained.similar(word, 4)} == topic
@@ -64,14 +64,15 @@ def test_words_that_stand_together_lie_together(method: Any, gensim: Any) -> Non
 def test_the_methods_differ_and_both_adds_the_context_vectors(gensim: Any) -> None:
     ways = [SMALL, VectorSettings(**{**vars(SMALL), "method": "cbow"})]
     ways += [VectorSettings(**{**vars(SMALL), "both": True}), VectorSettings(**{**vars(SMALL), "seed": 1})]
-    made = [word_vectors.learn(texts(), way).matrix for way in ways]
+    made = [word_vectors.train_vectors(texts(), way).matrix for way in ways]
     assert not any(np.allclose(made[0], other) for other in made[1:])
 
 
+@pytest.mark.promise("Families", "Same texts and settings give the same word vectors, which are gensim's")
 def test_same_texts_same_bytes_and_they_are_gensims(gensim: Any) -> None:
     """Python's own hash of a string changes with every process: another one must change nothing."""
-    trained = word_vectors.learn(texts(), SMALL)
-    assert same(word_vectors.learn(texts(), SMALL), trained)
+    trained = word_vectors.train_vectors(texts(), SMALL)
+    assert same(word_vectors.train_vectors(texts(), SMALL), trained)
     theirs = gensim.Word2Vec(
         sg=1, vector_size=12, epochs=8, sample=0.0, window=3, min_count=2, seed=0, workers=1, hashfxn=len
     )
@@ -83,7 +84,7 @@ def test_same_texts_same_bytes_and_they_are_gensims(gensim: Any) -> None:
 def test_long_texts_are_read_to_their_end(gensim: Any) -> None:
     """gensim drops what is beyond 10,000 words of one text."""
     long = ["a", "b"] * 6_000 + ["last", "word"] * 50
-    assert "last" in word_vectors.learn([long], VectorSettings(d_model=4, epochs=1))
+    assert "last" in word_vectors.train_vectors([long], VectorSettings(d_model=4, epochs=1))
     pieces = list(word_vectors._Pieces([long]))
     assert [len(piece) for piece in pieces] == [10_000, 2_100]
     model = gensim.Word2Vec(vector_size=4, min_count=1, workers=1, sample=0)
@@ -93,9 +94,9 @@ def test_long_texts_are_read_to_their_end(gensim: Any) -> None:
 
 def test_what_cannot_be_learnt_from(gensim: Any) -> None:
     with raises(UsageError, "wrong_type"):
-        word_vectors.learn(text for text in texts())
+        word_vectors.train_vectors(text for text in texts())
     with raises(DataError, "too_little_data", "5"):
-        word_vectors.learn([["a", "b"]], VectorSettings(min_count=5))
+        word_vectors.train_vectors([["a", "b"]], VectorSettings(min_count=5))
     with raises(UsageError, "out_of_range", "window", "0"):
         VectorSettings(window=0)
 
@@ -103,7 +104,7 @@ def test_what_cannot_be_learnt_from(gensim: Any) -> None:
 def test_without_gensim_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gensim.models", None)
     with raises(MissingDependencyError, "extra_not_installed", "vectors"):
-        word_vectors.learn(texts())
+        word_vectors.train_vectors(texts())
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────
@@ -115,6 +116,7 @@ def test_what_is_written_is_read_to_the_bit(kind: Any, tmp_path: Path) -> None:
     assert same(read(tmp_path / "file"), some())
 
 
+@pytest.mark.promise("Families", "word2vec and GloVe files are read; a cut or damaged one is noticed")
 @pytest.mark.parametrize("binary", [True, False])
 def test_gensims_files_are_read(binary: bool, gensim: Any, tmp_path: Path) -> None:
     theirs = gensim.KeyedVectors(5)
@@ -242,10 +244,10 @@ def test_analogies_are_counted_as_they_are_answered() -> None:
         answer = ours.analogy(a, b, c)[0][0] if known and len(prompts) % 2 else words[0]
         prompts.append((a, b, c, answer))
     expected = sum("nowhere" not in q and ours.analogy(*q[:3])[0][0] == q[3] for q in prompts)
-    right, coverage = word_vectors.analogies_right(ours, prompts)
+    right, coverage = word_vectors.analogy_accuracy(ours, prompts)
     assert right == expected > 200
-    assert (coverage.found, coverage.total) == (sum("nowhere" not in q for q in prompts), 600)
-    assert word_vectors.analogies_right(ours, [])[0] == 0
+    assert (coverage.n_found, coverage.total) == (sum("nowhere" not in q for q in prompts), 600)
+    assert word_vectors.analogy_accuracy(ours, [])[0] == 0
 
 
 def test_rank_correlation_is_scipys_with_ties() -> None:
@@ -315,13 +317,17 @@ def decoder(made: Tokenizer, width: int, **settings: Any) -> Any:
     return build("decoder", {**shape, "vocab_size": made.vocab_size, "d_model": width, **settings})
 
 
+@pytest.mark.promise(
+    "Families",
+    "A model starts with the word vectors; vectors of another width are reported and change nothing",
+)
 @pytest.mark.parametrize("tie_head", [True, False])
 def test_a_model_begins_with_the_vectors(tie_head: bool) -> None:
     made, known = tokenizer("word"), some(["the", "fox", "hen", "nothing"], width=8)
     model, before = (decoder(made, 8, tie_head=tie_head) for _ in range(2))
     coverage = initial_embeddings(model, known, made)
     matrix, result = known.embeddings_for(made)
-    assert coverage.found == int(result.sum()) >= 3
+    assert coverage.n_found == int(result.sum()) >= 3
     assert coverage.total == made.vocab_size - len(made.special)
     got, old = model.embedding.weight.detach(), before.embedding.weight.detach()
     assert torch.equal(got[~result], old[~result])
@@ -343,5 +349,5 @@ def test_what_does_not_fit_is_told_and_changes_nothing() -> None:
     with raises(UsageError, "unsupported_model", "fake"):
         initial_embeddings(build("fake", {}), some(), made)
     assert torch.equal(model.embedding.weight, before)
-    assert initial_embeddings(model, some(["vixen"], width=8), made).found == 0
+    assert initial_embeddings(model, some(["vixen"], width=8), made).n_found == 0
     assert torch.equal(model.embedding.weight, before)

@@ -137,6 +137,7 @@ def outside(log: list[dict[str, Any]], address: str) -> list[str]:
     return [text for text in sent if not text.startswith(address)]
 
 
+@pytest.mark.promise("Server", "The page needs no other host and shows a model's markup as text")
 def test_a_request_to_another_host_would_be_seen(driver: Any, address: str) -> None:
     """The fault the fixture must catch; the page's own policy stops it before it leaves."""
     driver.get(address)

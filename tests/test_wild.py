@@ -64,6 +64,9 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.promise(
+    "Families", "A key left out of config.json is what `transformers` takes for it, or refused"
+)
 @pytest.mark.parametrize("case", NAMED)
 def test_a_key_left_out_is_what_transformers_takes_for_it(case: str) -> None:
     """Or the file is refused: never another model."""

@@ -65,13 +65,13 @@ if TYPE_CHECKING:
     )
     from textus.cli.inference import serve
     from textus.core.errors import TextusError
-    from textus.generation.sampling import Sampling
+    from textus.generation.sampling import SamplingParams
     from textus.pipelines.search_index import Index
 
 __all__ = [
     "Index",
     "Run",
-    "Sampling",
+    "SamplingParams",
     "TextusError",
     "augment",
     "build_corpus",
@@ -107,7 +107,7 @@ __all__ = [
 
 ELSEWHERE = {
     "Index": ("textus.pipelines.search_index", "Index"),
-    "Sampling": ("textus.generation.sampling", "Sampling"),
+    "SamplingParams": ("textus.generation.sampling", "SamplingParams"),
     "TextusError": ("textus.core.errors", "TextusError"),
     "serve": ("textus.cli.inference", "serve"),
 }

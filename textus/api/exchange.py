@@ -57,14 +57,14 @@ def read(source: Path, tokenizer: Path | None = None) -> ImportedModel:
             "not_a_regular_file",
             f"{source} is neither a file nor a folder; give a Hugging Face folder or a GGUF file",
         )
-    start = packaging.starts(source)
+    start = packaging.first_bytes(source)
     if start.startswith(packaging.LFS):
-        raise packaging.pointer(source.parent, [source.name])
+        raise packaging.lfs_pointer(source.parent, [source.name])
     if start.startswith(MAGIC):
         _no_tokenizer(tokenizer, "a GGUF file")
         return gguf.read_file(source)
     if start.startswith(packaging.PICKLE_STARTS):
-        raise folder.pickled(source.parent, source.name)
+        raise folder.read_pickle(source.parent, source.name)
     if start[8:9] == b"{":
         raise UsageError(
             "invalid_path", f"{source} is a safetensors file; give its folder, which holds config.json too"

@@ -330,7 +330,7 @@ def generate(
     from textus.data.labeled import Record
     from textus.data.read_options import ReadOptions
     from textus.generation.completion import complete_to
-    from textus.generation.sampling import sampling_of
+    from textus.generation.sampling import sampling_params
 
     opened = open_run(run)
     opened.refuse_task()
@@ -347,7 +347,7 @@ def generate(
         rows = [item if isinstance(item, dict) else {"prompt": item} for item in items]
         given = Records(to_records(rows, columns) if rows else list[Record]())
     n = complete_to(
-        opened.model, opened.tokenizer, given, to_path(out, "out"), sampling_of(sampling), run=opened.path,
+        opened.model, opened.tokenizer, given, to_path(out, "out"), sampling_params(sampling), run=opened.path,
         options=options, force=force,
     )  # fmt: skip
     return {"run": str(opened.path), "out": str(out), "rows": n}

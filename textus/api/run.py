@@ -17,7 +17,7 @@ from textus.reporting.html import check_report_folder
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
     from textus.data.read_options import ReadOptions
-    from textus.generation.sampling import Sampling
+    from textus.generation.sampling import SamplingParams
     from textus.generation.streaming import DecodedStream
     from textus.models.contract import LanguageModel
     from textus.tasks.base import Task
@@ -118,12 +118,12 @@ class Run:
     @property
     def needs_source(self) -> bool:
         """Whether it makes a text from another."""
-        return self._outline.needs_source
+        return self._outline.capabilities.needs_source
 
     @property
     def can_generate(self) -> bool:
         """Whether it writes texts."""
-        return self._outline.can_generate
+        return self._outline.capabilities.can_generate
 
     def _predictor(self, task: str | None) -> Predictor:
         from textus.tasks.prediction import make_predictor
@@ -206,15 +206,13 @@ class Run:
         entities: str | Path | None = None,
         skip_invalid: str | None = None,
     ) -> dict[str, Any]:
-        """How well it answers labelled rows, of a file or of Python (dictionaries, a DataFrame, a pair (X, y)): the
-        task's figures with their intervals. Its folder is only read.
+        """Task metrics with their intervals on labelled rows: a file, dictionaries, a DataFrame, or a pair (X, y).
 
-        `by`: columns of the file whose values are told apart, or `length`. `baselines`: beside what those who know less
-        reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: the
-        name of one of several it has learnt, or of another, with `settings`, as `task_as` takes them. `entities`: of a
-        relations run, the tagging run that finds the entities; the rows' own are then what is to be found, and no floor
-        or page goes with the figures. `skip_invalid`: the share of rows that may be left out because they cannot be
-        used, such as "5%", or "all".
+        `by`: columns whose values are evaluated separately, or `length`. `baselines`: compare with the baselines; the
+        linear one is trained on first use. `out`: a folder for the page and the metrics. `task`: one of several tasks,
+        or another with `settings`, as `task_as` takes them. `entities`: for a relations run, the tagging run that
+        finds the entities, without baselines and page. `skip_invalid`: the share of rows that may be unusable, such as
+        "5%", or "all".
         """
         check_report_folder(out)
         if entities is not None:
@@ -244,8 +242,9 @@ class Run:
         about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.head_name}
         found = {**about, **task_report.task_metrics(rows, outputs, by)}
         if known:
-            found["rows_trained_on"] = task_report.count_train_overlap(record, rows)
-            if baselines and (lower := task_report.baselines(self.path, record, rows, outputs)):
+            file = task_report.training_file(record)
+            found["rows_trained_on"] = task_report.count_train_overlap(record, rows, file)
+            if baselines and (lower := task_report.baselines(self.path, record, rows, outputs, file)):
                 found["baselines"] = lower
         if out is not None:
             folder, logs = to_path(out, "out"), {self.path.name: self.path / "log.jsonl"}
@@ -372,20 +371,20 @@ class Run:
 
     def stream(self, prompt: str = "", **sampling: Any) -> DecodedStream:
         """The continuation of a text, in pieces as they come; keywords are the fields of
-        `generation.sampling.Sampling`.
+        `generation.sampling.SamplingParams`.
 
         An empty prompt begins a new document. For a model that makes a text from another, the prompt is that
         other text. Where the context is full the text ends, unless `sliding=True`: then it continues without its first
         half. Raises UsageError for a value out of range, or a prompt longer than the context, before anything is
         generated.
         """
-        from textus.generation.sampling import beginning, sampling_of
+        from textus.generation.sampling import bos_ids, sampling_params
 
         check_string(prompt, "prompt")
-        chosen, tokenizer = sampling_of(sampling), self.tokenizer
+        chosen, tokenizer = sampling_params(sampling), self.tokenizer
         ids = [*tokenizer.bos_ids, *tokenizer.encode(prompt)]
-        if self.model.needs_source:
-            first = beginning(self.model, tokenizer.end_id)
+        if self.model.capabilities.needs_source:
+            first = bos_ids(self.model, tokenizer.end_id)
             return self._pieces(first, chosen, tokenizer.end_ids, source=ids)
         return self._pieces(ids or [tokenizer.end_id], chosen, tokenizer.end_ids)
 
@@ -401,14 +400,14 @@ class Run:
         left out, question and answer together, with a notice; the system message is kept. A model that makes a text
         from another is given the last message alone.
         """
-        from textus.generation.sampling import sampling_of
+        from textus.generation.sampling import sampling_params
         from textus.tokenizers.chat_template import text_of
 
         check_messages(messages)
-        if self.model.needs_source:
+        if self.model.capabilities.needs_source:
             return self.stream(text_of(messages[-1], len(messages) - 1), **sampling)
 
-        chosen = sampling_of(sampling)
+        chosen = sampling_params(sampling)
         ids = fitting_ids(
             list(messages), chosen.max_tokens, self.model.config.context_length, self._conversation
         )
@@ -432,7 +431,7 @@ class Run:
         return [*self.tokenizer.bos_ids, *self.tokenizer.encode(text)]
 
     def _pieces(
-        self, ids: list[int], sampling: Sampling, ends: tuple[int, ...], source: list[int] | None = None
+        self, ids: list[int], sampling: SamplingParams, ends: tuple[int, ...], source: list[int] | None = None
     ) -> DecodedStream:
         from textus.generation.engine import Engine
         from textus.generation.streaming import DecodedStream, TextStream
@@ -493,13 +492,13 @@ class Run:
         )
         if found := model_metrics(model, tokenizer, texts):
             result["findings"] = found
-        if samples and model.can_generate:
+        if samples and model.capabilities.can_generate:
             sources = first_sources(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
         if out is not None:
             from textus.evaluation.comparison import write_evaluation
 
-            sample = self._sample(texts) if model.can_generate else None
+            sample = self._sample(texts) if model.capabilities.can_generate else None
             write_evaluation(to_path(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
         return result
 
@@ -532,14 +531,14 @@ class Run:
                     "missing_argument", f"{self.path} predicts text: give strings, or the path of a file"
                 )
             return to_eval_text(items)
-        of_pairs = self.model.needs_source if pairs is None else pairs
+        of_pairs = self.model.capabilities.needs_source if pairs is None else pairs
         return (read_pairs if of_pairs else read_documents)(on, encoding or "", columns)
 
     def _sample(self, texts: Any) -> tuple[str, str]:
         """What the model was given (the first source it can read whole, where it needs one), and its text."""
         from textus.evaluation.perplexity import source_ids
 
-        known = (part for part in texts if part.source and self.model.needs_source)
+        known = (part for part in texts if part.source and self.model.capabilities.needs_source)
         fits = (part.source for part in known if not source_ids(self.model, self.tokenizer, part)[1])
         source = next(fits, "")
         return source, self.generate(source, max_tokens=120, sliding=True)

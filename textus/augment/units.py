@@ -14,6 +14,7 @@ from typing import Any
 
 from textus.core.errors import DataError
 from textus.core.names import import_optional
+from textus.core.scripts import HAN_BMP
 
 RowValues = dict[str, Any]
 
@@ -35,8 +36,7 @@ SPAN_FIELDS = ("entities", "spans", "label", "labels")
 end not included; or {class: {words: [[start, end]]}}, whose ends may be included: the words tell.
 """
 MARK = re.compile(r"[^\W_]+(?:['’‘`´＇-][^\W_]+)*|[^\w\s]+|_+")
-HAN = "\u3400-\u4dbf\u4e00-\u9fff"
-RUN = re.compile(f"[{HAN}]+|[^{HAN}\\s]+")
+RUN = re.compile(f"[{HAN_BMP}]+|[^{HAN_BMP}\\s]+")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ Change = Callable[[Tokens], Tokens | None]
 
 def starts_with_han(text: str) -> bool:
     """Whether a text begins with a Chinese character."""
-    return re.match(f"[{HAN}]", text) is not None
+    return re.match(f"[{HAN_BMP}]", text) is not None
 
 
 @cache

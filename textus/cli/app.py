@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cyclopts import App
@@ -27,6 +27,7 @@ from textus.cli.inference import (
 )
 from textus.cli.train import bench, finetune, resume, train
 from textus.cli.validate import validate
+from textus.core.plugins import load_plugins
 
 VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "demo": demo,
@@ -76,7 +77,7 @@ PLANNED = {
     "onnx": "textus export RUN --to hf",
     "distribute": "training uses one machine",
 }
-"""Verbs that are planned (README, Not yet) → what can be done today."""
+"""Verbs that are planned (see the README) → what can be done today."""
 PLANNED_FLAGS = {
     "--workers": "the number of workers is measured with --preset, and kept in the run",
     "--jobs": "the number of workers is measured with --preset, and kept in the run",
@@ -90,11 +91,20 @@ PLANNED_FLAGS = {
 """Flags that people look for and that do not exist → what there is instead."""
 
 
-def build_app() -> App:
+def all_commands() -> dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]]:
+    """The built-in commands, then those that installed packages register under `textus.commands`: functions, whose
+    docstrings are their help.
+    """
+    return VERBS | load_plugins("textus.commands", VERBS)
+
+
+def build_app(
+    commands: Mapping[str, Callable[..., Any] | dict[str, Callable[..., Any]]] | None = None,
+) -> App:
     """The command-line parser. Help and versions are answered by `textus.cli.main`, so that rich is never
     imported."""
     app = plain("textus")
-    for name, verb in VERBS.items():
+    for name, verb in (commands or all_commands()).items():
         if isinstance(verb, dict):
             group = plain(name)
             for inner, function in verb.items():

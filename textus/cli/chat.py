@@ -108,18 +108,18 @@ class Conversation:
         return True
 
     def set(self, assignment: str) -> None:
-        """Change a setting of `generation.sampling.Sampling`; a wrong one changes nothing."""
+        """Change a setting of `generation.sampling.SamplingParams`; a wrong one changes nothing."""
         from dataclasses import asdict
 
-        from textus.generation.sampling import sampling_of
+        from textus.generation.sampling import sampling_params
 
         name, equals, value = (part.strip() for part in assignment.partition("="))
         name = name.replace("-", "_")
-        now = asdict(sampling_of(self.settings))
+        now = asdict(sampling_params(self.settings))
         if equals:
             try:
                 changed = {**self.settings, name: _value(name, value)}
-                now = asdict(sampling_of(changed))
+                now = asdict(sampling_params(changed))
                 self.settings = changed
             except UsageError as error:
                 log_notice(str(error))
@@ -129,9 +129,9 @@ class Conversation:
 
 def full_context(pieces: DecodedStream, settings: dict[str, Any], run: Run) -> str:
     """What to tell of a text that ended because the context is full; empty for every other."""
-    from textus.generation.sampling import sampling_of
+    from textus.generation.sampling import sampling_params
 
-    if pieces.reason != "length" or pieces.n_tokens >= sampling_of(settings).max_tokens:
+    if pieces.reason != "length" or pieces.n_tokens >= sampling_params(settings).max_tokens:
         return ""
     context = run.model.config.context_length
     return f"… (cut at {pieces.n_tokens} tokens: the context of {context:,} is full; --sliding continues)"
@@ -139,9 +139,9 @@ def full_context(pieces: DecodedStream, settings: dict[str, Any], run: Run) -> s
 
 def _value(name: str, value: str) -> Any:
     """A setting's value as typed, in the form that setting has."""
-    from textus.generation.sampling import Sampling
+    from textus.generation.sampling import SamplingParams
 
-    default = getattr(Sampling(), name, None)
+    default = getattr(SamplingParams(), name, None)
     if isinstance(default, bool):
         return value.lower() in ("true", "yes", "on", "1")
     if not isinstance(default, int | float):

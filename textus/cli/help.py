@@ -15,7 +15,7 @@ from typing import Any, Union, get_args, get_origin
 
 from cyclopts import App
 
-from textus.cli.app import VERBS
+from textus.cli.app import all_commands
 
 INTRODUCTION = "textus: from raw text to a language model that is trained, measured and served."
 ENDING = "'textus VERB --help' explains one of them.  First steps: textus demo"
@@ -35,7 +35,7 @@ def example(function: Callable[..., Any]) -> str:
 def flat_verbs() -> dict[str, Callable[..., Any]]:
     """Every verb by its full name, such as 'corpus build'."""
     flat: dict[str, Callable[..., Any]] = {}
-    for name, verb in VERBS.items():
+    for name, verb in all_commands().items():
         if isinstance(verb, dict):
             flat |= {f"{name} {each}": function for each, function in verb.items()}
         else:
@@ -67,7 +67,7 @@ def page(app: App, name: str) -> str:
             f"  {head:{width}}{first}" if len(head) < width else f"  {head}\n{' ' * (width + 2)}{first}"
         ]
         lines += [" " * (width + 2) + line for line in more]
-    return "\n".join([*lines, "", f"{EXAMPLE}{example(function)}"])
+    return "\n".join([*lines, "", f"{EXAMPLE}{example(function)}"] if example(function) else lines)
 
 
 def arguments(app: App, name: str) -> list[Any]:

@@ -143,7 +143,7 @@ def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: boo
     if as_json:
         text = "".join(pieces)
     else:
-        write("" if run.model.needs_source else prompt)
+        write("" if run.model.capabilities.needs_source else prompt)
         for piece in pieces:
             write(piece)
         write("\n")
@@ -160,18 +160,18 @@ def generate_many(
 ) -> CommandResult | None:
     """Each prompt with what follows it, an empty line between; as they come, or as one JSON object."""
     from textus.data.read_options import ReadOptions
-    from textus.generation.completion import complete, prompts_of, told
-    from textus.generation.sampling import sampling_of
+    from textus.generation.completion import complete, read_prompts, to_json
+    from textus.generation.sampling import sampling_params
 
     run.refuse_task()
-    source, chosen = run.model.needs_source, sampling_of(sampling.given())
+    source, chosen = run.model.capabilities.needs_source, sampling_params(sampling.given())
     records: Iterable[Record] = given if isinstance(given, list) else ()
     if isinstance(given, Path):
         options = run._text_options(given, ReadOptions(many.columns, many.encoding))
-        records = prompts_of(given, options, source=source)()
+        records = read_prompts(given, options, source=source)()
     found = []
     for number, (record, text) in enumerate(complete(run.model, run.tokenizer, records, chosen)):
-        answer = told(record, text)
+        answer = to_json(record, text)
         if as_json:
             found.append(answer)
         else:

@@ -25,7 +25,7 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, build_app
+from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, all_commands, build_app
 from textus.cli.help import flat_verbs, overview, page
 from textus.cli.params import CommandResult
 from textus.core.arguments import STDIN
@@ -127,7 +127,7 @@ def run(words: list[str]) -> int:
         return 0
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    app = build_app()
+    app = build_app(VERBS if words and words[0] in VERBS else None)  # plugins are looked up only if needed
     asked = words[: words.index("--")] if "--" in words else words
     if not words or any(word in HELP for word in asked):
         print(help_text(app, [word for word in asked if word not in HELP]))
@@ -142,9 +142,9 @@ def help_text(app: App, words: list[str]) -> str:
     two = " ".join(words[:2])
     if two in flat_verbs():
         return page(app, two)
-    if words[0] not in VERBS:
+    verb = all_commands().get(words[0])
+    if verb is None:
         raise unknown_verb(words)
-    verb = VERBS[words[0]]
     if not isinstance(verb, dict):
         return page(app, words[0])
     if len(words) > 1 and not words[1].startswith("-"):
@@ -193,9 +193,9 @@ def unknown_verb(words: list[str]) -> UsageError:
     if today := PLANNED.get(words[0].lower()):
         return UsageError(
             "not_implemented",
-            f"textus {words[0]} is planned and does not exist yet (README, Not yet); today: {today}",
+            f"textus {words[0]} is planned and does not exist yet (see the README); today: {today}",
         )
-    return unknown_name_error("verb", words[0], VERBS)
+    return unknown_name_error("verb", words[0], all_commands())
 
 
 def unknown_flag(error: UnknownOptionError) -> str:

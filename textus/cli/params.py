@@ -93,7 +93,7 @@ def task_settings(assignments: list[str] | None) -> list[str]:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class SamplingFlags:
-    """How the next token is chosen; a flag that is not given keeps the default of `generation.sampling.Sampling`."""
+    """How the next token is chosen; a flag that is not given keeps the default of `SamplingParams`."""
 
     temperature: Annotated[float | None, option("Spread of the choice; 0 is greedy. [default: 0.8]")] = None
     max_tokens: Annotated[int | None, option("Tokens to write at most. [default: 200]")] = None
@@ -114,7 +114,7 @@ class SamplingFlags:
     ] = False
 
     def given(self) -> dict[str, Any]:
-        """The flags that were given, as keywords of `generation.sampling.Sampling`."""
+        """The flags that were given, as keywords of `generation.sampling.SamplingParams`."""
         values = {
             name: value for name, value in asdict(self).items() if value is not None and value is not False
         }

@@ -219,7 +219,7 @@ def finished(run: Any) -> CommandResult:
         what = "FILE" if run.tasks[0] == "relations" else '"…"'
         which = f" --task {run.tasks[0]}" if len(run.tasks) > 1 else ""
         tries = [f"textus predict {run.path}{which} {what}", f"textus evaluate {run.path}{which} --on TEST"]
-    elif run.model.can_generate:
+    elif run.model.capabilities.can_generate:
         tries.insert(0, f'textus generate {run.path} "Once upon a time"')
     tried = "   or: ".join(tries)
     return CommandResult({"run": str(run.path), **known}, f"{run.path}: {plain(known)}\nnext: {tried}")

@@ -38,6 +38,17 @@ def entry_points(group: str, built_in: Collection[str]) -> dict[str, Callable[[]
     return loaders
 
 
+def load_plugins(group: str, built_in: Collection[str]) -> dict[str, Any]:
+    """Name → what installed packages register in `group`; one warning line for each that cannot be imported."""
+    plugins = {}
+    for name, load in entry_points(group, built_in).items():
+        try:
+            plugins[name] = load()
+        except TextusError as error:
+            _warn_once(str(error))
+    return plugins
+
+
 def _load(point: EntryPoint) -> Any:
     try:
         return point.load()

@@ -18,14 +18,14 @@ from textus.core.errors import UsageError
 class Batch:
     """What a model is trained and scored on. Tensors are (B, T); a target counts by its weight, zero is none.
 
-    `documents` numbers the packed document each input belongs to (None: all one), so that attention can
-    stop at its edge; `mask` is False on padding (None: no padding); `position` is the step that made it,
-    `piece` which micro-batch of it this is.
+    `documents` numbers the packed document each input belongs to (None: all one), so that attention can stop at its
+    edge; `mask` is False on padding (None: no padding); `position` is the step that made it, `piece` which micro-batch
+    of it this is.
 
     A pair of texts: `source` (B, S) int64 holds the ids of each row's source text, its end-of-text id, and more
-    end-of-text ids as padding, so a source is read up to and including its first one (`data.bucketing.source_mask`)
-    and no other mask is needed; `ids` begins with the start id (end-of-text, but for a few pretrained models),
-    `targets` are the ids of the target text and its end-of-text id; both are padded with end-of-text at weight zero.
+    end-of-text ids as padding, so a source is read up to and including its first one (`data.bucketing.source_mask`) and
+    no other mask is needed; `ids` begins with the start id (end-of-text, but for a few pretrained models), `targets`
+    are the ids of the target text and its end-of-text id; both are padded with end-of-text at weight zero.
 
     `word_starts` says which targets begin a word. `segments` numbers the texts of a row that holds several, 0 on.
     `numbers` are columns of a table beside each row's text. `task` is the head that learns from it.

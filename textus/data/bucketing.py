@@ -71,14 +71,13 @@ class LengthGroupedSampler:
 class BucketLoader:
     """Batches of whole documents, each `ids` row beginning with `start_id` (None: end-of-text).
 
-    With `sources`, a store of as many documents, row i is the pair of both i-th documents, and of a text
-    longer than `context_length` only the beginning is read. Alone, a longer document becomes several rows.
+    With `sources`, a store of as many documents, row i is the pair of both i-th documents, and of a text longer than
+    `context_length` only the beginning is read. Alone, a longer document becomes several rows.
 
     Shuffled, rows come as `LengthGroupedSampler` deals them. In order (`shuffle=False`), they go by length, and
     `n_batches` batches have every row once.
 
-    Raises:
-        DataError: no rows, or not as many sources as targets. UsageError: sizes that cannot be.
+    Raises DataError: no rows, or not as many sources as targets. UsageError: sizes that cannot be.
     """
 
     def __init__(

@@ -18,13 +18,11 @@ OBJECTIVES = ("span", "prefix")
 class DenoisingLoader(BucketLoader):
     """Pairs made of documents without a source, anew each time a row is read.
 
-    `span` (Raffel et al. 2020, T5): about 15 % of the ids, in spans of 3 on average, are missing from the
-    source; `mask_id` stands for each span, and the target tells them, each after `mask_id`. (T5 numbers its
-    spans; here their order does.) `prefix`: the source is the beginning of the row, up to a random place, and
-    the target is the rest.
+    `span` (Raffel et al. 2020, T5): about 15 % of the ids, in spans of 3 on average, are missing from the source;
+    `mask_id` stands for each span, and the target tells them, each after `mask_id`. (T5 numbers its spans; here their
+    order does.) `prefix`: the source is the beginning of the row, up to a random place, and the target is the rest.
 
-    Raises:
-        UsageError: `span` with a `mask_id` that already ends texts.
+    Raises UsageError: `span` with a `mask_id` that already ends texts.
     """
 
     def __init__(self, store: TokenDataset, *, objective: str, mask_id: int, **sizes: Any) -> None:

@@ -28,9 +28,7 @@ class TextChunk:
 
 @dataclass(frozen=True)
 class EvalText:
-    """What a model is measured on: a name, the bytes it has as given, and how to read its parts, as often as
-    asked.
-    """
+    """What a model is measured on: a name, the bytes it has as given, and how to read its parts, as often as asked."""
 
     name: str
     n_bytes: int
@@ -64,9 +62,9 @@ def corpus_split_text(corpus: Any, split: str = "validation") -> EvalText:
 def read_text(path: Path | str, encoding: str = "") -> EvalText:
     """A file, plain or .gz or .xz, as one document; its bytes are those of the (unpacked) file.
 
-    The `encoding` is detected as for a corpus if left out; nothing is normalised: what a tokenizer never saw,
-    such as other line ends, costs what it costs. Broken bytes are read as U+FFFD, and one line says how many.
-    Raises DataError where it is missing, empty, or not text.
+    The `encoding` is detected as for a corpus if left out; nothing is normalised: what a tokenizer never saw, such as
+    other line ends, costs what it costs. Broken bytes are read as U+FFFD, and one line says how many. Raises DataError
+    where it is missing, empty, or not text.
     """
     path = Path(path)
     source = Source(

@@ -1,16 +1,17 @@
 """Labelled data as rows: tables, JSON lines, CoNLL columns, SQuAD's JSON, a folder of texts for each class.
 
-A row is a dictionary of fields under the field's usual names (`text`, `label`, `tokens`, `tags`, …); `columns`
-says which of a file's own columns stand for them. Nothing is passed over in silence: a row that cannot be read is an
-error that names its file and line, a file that is left out is reported.
+A row is a dictionary of fields under the field's usual names (`text`, `label`, `tokens`, `tags`, …); `columns` says
+which of a file's own columns stand for them. Nothing is passed over in silence: a row that cannot be read is an error
+that names its file and line, a file that is left out is reported.
 """
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,29 @@ def read_records(
     problems: list[RowProblem] | None = None,
     quiet: bool = False,
 ) -> list[Record]:
-    """All rows of `stream_records`."""
+    """All rows of `stream_records`; each file is read from the disk once and kept in memory while it is parsed."""
     return list(
-        stream_records(path, columns, encoding=encoding, delimiter=delimiter, problems=problems, quiet=quiet)
+        stream_records(
+            path,
+            columns,
+            encoding=encoding,
+            delimiter=delimiter,
+            problems=problems,
+            quiet=quiet,
+            in_memory=True,
+        )
     )
+
+
+def held_in_memory(source: Source) -> Source:
+    """A source whose bytes are read from the disk when it is first opened, and from memory after that."""
+
+    @cache
+    def content() -> bytes:
+        with source.open() as file:
+            return file.read()
+
+    return replace(source, open=lambda: io.BytesIO(content()))
 
 
 def stream_records(
@@ -80,6 +100,7 @@ def stream_records(
     delimiter: str = "",
     problems: list[RowProblem] | None = None,
     quiet: bool = False,
+    in_memory: bool = False,
 ) -> Iterator[Record]:
     """The rows of a file, of the files of an archive or folder, or of a folder that holds a folder for each class, one
     after the other.
@@ -103,7 +124,8 @@ def stream_records(
     n_rows = 0
     for found in list_row_sources(Path(path), dropped):
         noted = partial(guesses.add, found.source.name)
-        found = replace(found, source=replace(found.source, on_encoding=noted))
+        source = held_in_memory(found.source) if in_memory else found.source
+        found = replace(found, source=replace(source, on_encoding=noted))
         for record in read_source_records(found, reading, dropped):
             if isinstance(record, RowProblem):
                 faults.append(record)
@@ -279,8 +301,8 @@ TEXT_FIELDS = {"text", "sentence", "text_pair", "sentence1", "sentence2", "quest
 
 
 def is_table_text(text: TextSource, named: set[str]) -> bool:
-    """Whether a text is a table with tabs: its first line has names of fields or `named` columns, and no
-    line is blank (CoNLL has such between sentences).
+    """Whether a text is a table with tabs: its first line has names of fields or `named` columns, and no line is blank
+    (CoNLL has such between sentences).
     """
     head = list(islice(split_lines(text(), detect_line_end(text())), TABLE_LINES))
     cells = [name.strip(" \ufeff") for name in strip_line_end(head[0]).split("\t")] if head else []
@@ -333,8 +355,8 @@ def count_broken(value: Any) -> int:
 
 
 def clean_row(row: Row) -> Row:
-    """A row with every string of it clean; itself where nothing changes. Places of entities in `text` and of answers
-    in `context` follow the characters that they were of.
+    """A row with every string of it clean; itself where nothing changes. Places of entities in `text` and of answers in
+    `context` follow the characters that they were of.
     """
     values = {clean_text(name): clean_value(value) for name, value in row.items()}
     if values == row:
@@ -351,8 +373,8 @@ def clean_row(row: Row) -> Row:
 
 
 SPAN_FIELDS = ("entities", "spans", "label", "labels")
-"""Fields that may hold places in `text`: a list of {start, end} or [start, end, …], or
-{class: {words: [[start, end]]}}.
+"""Fields that may hold places in `text`: a list of {start, end} or [start, end, …], or {class: {words: [[start,
+end]]}}.
 """
 
 

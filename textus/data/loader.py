@@ -3,8 +3,8 @@
 The stream of a `TokenDataset` begins and ends with the same id, so it is a ring: training windows may start anywhere
 and run over the seam, which gives every epoch the same number of windows whatever its random phase.
 
-Which rows a step sees is a function of (seed, step) only. Nothing is remembered between calls, so a resumed
-run, or any number of workers that share out the steps, sees the same order.
+Which rows a step sees is a function of (seed, step) only. Nothing is remembered between calls, so a resumed run, or any
+number of workers that share out the steps, sees the same order.
 
 Shapes: B rows, T positions of one window (`context_length`), N ids in the stream, M = N - 1 targets.
 """
@@ -35,16 +35,15 @@ def clamp_context_length(store: TokenDataset, context_length: int) -> int:
 class TokenLoader:
     """Batches of a token store; `batch(step)` depends on nothing but the seed and the step.
 
-    Shuffled: each epoch draws a phase on the ring and a permutation of the windows that lie end to end from
-    there, so no target comes twice in an epoch, and windows fall differently every epoch. All batches are
-    full: the windows of one epoch are followed by the next epoch's.
+    Shuffled: each epoch draws a phase on the ring and a permutation of the windows that lie end to end from there, so
+    no target comes twice in an epoch, and windows fall differently every epoch. All batches are full: the windows of
+    one epoch are followed by the next epoch's.
 
-    In order (`shuffle=False`): windows from the start; the last is padded, so that one pass of `n_batches`
-    counts every target exactly once. `overlap` ids at the left of each window repeat the one before, with
-    weight zero. `word_starts` (V,) bool is the tokenizer's, for batches that carry them.
+    In order (`shuffle=False`): windows from the start; the last is padded, so that one pass of `n_batches` counts every
+    target exactly once. `overlap` ids at the left of each window repeat the one before, with weight zero. `word_starts`
+    (V,) bool is the tokenizer's, for batches that carry them.
 
-    Raises:
-        DataError: fewer than two ids. UsageError: sizes that cannot be.
+    Raises DataError: fewer than two ids. UsageError: sizes that cannot be.
     """
 
     def __init__(
@@ -166,9 +165,9 @@ class TokenLoader:
 class NextSentenceLoader(TokenLoader):
     """Batches of rows `EOT A EOT B EOT` for next-sentence prediction (Devlin et al. 2019).
 
-    A begins where a window of a `TokenLoader` does and stays in its document, as does B. Half the rows have label
-    0: B goes on where A ends, at a random place; the others 1: B is from a random place of the whole text.
-    `segments` are 0 up to the second EOT, then 1. Targets are the ids themselves; EOT has weight zero.
+    A begins where a window of a `TokenLoader` does and stays in its document, as does B. Half the rows have label 0: B
+    goes on where A ends, at a random place; the others 1: B is from a random place of the whole text. `segments` are 0
+    up to the second EOT, then 1. Targets are the ids themselves; EOT has weight zero.
     """
 
     def __init__(self, store: TokenDataset, *, context_length: int, **settings: Any) -> None:
@@ -236,11 +235,10 @@ def scoring_windows(
 ) -> Iterator[Batch]:
     """Batches over one sequence that begins with EOT, in order, each target scored exactly once.
 
-    Windows do not overlap, or with `stride` below `context_length` each starts that much after the one
-    before, and what was scored already only serves as context (weight zero).
+    Windows do not overlap, or with `stride` below `context_length` each starts that much after the one before, and what
+    was scored already only serves as context (weight zero).
 
-    Raises:
-        DataError: fewer than two ids. UsageError: a stride outside 1 … context_length.
+    Raises DataError: fewer than two ids. UsageError: a stride outside 1 … context_length.
     """
     stride = context_length if stride is None else stride
     if not 1 <= stride <= context_length:

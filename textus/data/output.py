@@ -83,7 +83,11 @@ class PartialFile:
             return 0
         try:
             state = read_json(self.state)
-            if self.fingerprint is not None and state["of"] == self.fingerprint and size >= state["bytes"]:
+            if (
+                self.fingerprint is not None
+                and state["fingerprint"] == self.fingerprint
+                and size >= state["bytes"]
+            ):
                 os.truncate(self.part, state["bytes"])  # a piece that was being written
                 if state["rows"]:
                     log_notice(f"{self.out}: continued after {state['rows']:,} rows")

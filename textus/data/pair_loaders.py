@@ -1,7 +1,7 @@
 """Batches whose rows are whole documents: alone, each with its source text, or made into pairs by corruption.
 
-Rows of like length share a batch, so that little of it is padding. Which rows a step sees is a function of
-(seed, step) only, as in `textus.data.loader`; the form of a pair's batch is told at `data.batch.Batch`.
+Rows of like length share a batch, so that little of it is padding. Which rows a step sees is a function of (seed, step)
+only, as in `textus.data.loader`; the form of a pair's batch is told at `data.batch.Batch`.
 
 Shapes: B rows, S positions of the longest source, T of the longest target.
 """
@@ -25,29 +25,28 @@ def make_loader(model: Any, tokenized: TokenizedCorpus, split: str = "train", **
     corruption (its config's `objective`) where the corpus has none. `sizes` are those of `TokenLoader` and
     `BucketLoader`.
 
-    Raises:
-        UsageError: a family without a source on a corpus of pairs.
+    Raises UsageError: a family without a source on a corpus of pairs.
     """
     config = sizes.pop("config", None) or model.config
     corpus = tokenized.corpus
     pairs = getattr(corpus, "has_pairs", False)
     store = tokenized.dataset(split)
-    if model.needs_source or model.whole_documents:
+    if model.capabilities.needs_source or model.capabilities.one_document_per_row:
         sizes.pop("overlap", None)
         sizes["start_id"] = getattr(config, "start_id", None)
-    if not model.needs_source:
+    if not model.capabilities.needs_source:
         if pairs:
             raise UsageError(
                 "incompatible_data",
                 f"{corpus.path} holds pairs of source and target; train on it with --model encoder-decoder or"
                 " seq2seq, or build a corpus of plain text: one column named text",
             )
-        if model.whole_documents:
+        if model.capabilities.one_document_per_row:
             return BucketLoader(store, **sizes)
-        wants = model.wants(config)
-        if "word_starts" in wants:
+        required = model.required_batch_fields(config)
+        if "word_starts" in required:
             sizes["word_starts"] = tokenized.tokenizer.word_starts
-        return (NextSentenceLoader if "sentence_pairs" in wants else TokenLoader)(store, **sizes)
+        return (NextSentenceLoader if "sentence_pairs" in required else TokenLoader)(store, **sizes)
     if pairs:
         return BucketLoader(store, tokenized.dataset(split, "source_text"), **sizes)
     objective, mask_id = getattr(config, "objective", "prefix"), getattr(config, "mask_id", 0)

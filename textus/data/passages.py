@@ -1,7 +1,7 @@
 """Documents of an index as passages: where each comes from, and long ones cut so that all of them can be found.
 
-A model reads so many tokens of a text and no more, so a long document is cut into passages that overlap: each is
-found by itself, and knows its document's id, title, file and place.
+A model reads so many tokens of a text and no more, so a long document is cut into passages that overlap: each is found
+by itself, and knows its document's id, title, file and place.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.documents import UnreadableError, check_encoding
 from textus.data.corpus.sources import Source, read_blocks, scan
 from textus.data.corpus.tables import parse_columns
-from textus.data.labeled import Record, stream_records
+from textus.data.labeled import Record, read_records, stream_records
 from textus.data.skipping import parse_share
 
 
@@ -44,7 +44,8 @@ class ReadOptions:
 
     def records(self, path: Path, problems: list[RowProblem] | None = None) -> list[Record]:
         """All rows of a file."""
-        return list(self.stream(path, problems=problems))
+        columns, encoding = parse_columns(self.columns), self.encoding or ""
+        return read_records(path, columns, encoding=encoding, problems=problems)
 
 
 AUTODETECT = ReadOptions()

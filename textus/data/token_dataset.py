@@ -45,8 +45,8 @@ CHUNK = 1 << 20
 class TokenDataset:
     """A stream of ids, usually a memory map, and where each document begins.
 
-    `ids` (N,) is `EOT d1 EOT d2 … EOT dN EOT`; `starts` (documents,) int64 is the index of the EOT before
-    each. `record` says where it came from.
+    `ids` (N,) is `EOT d1 EOT d2 … EOT dN EOT`; `starts` (documents,) int64 is the index of the EOT before each.
+    `record` says where it came from.
     """
 
     ids: np.ndarray
@@ -83,13 +83,11 @@ def in_memory_dataset(
 def load_or_tokenize(
     corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: Side = "text"
 ) -> TokenDataset:
-    """The ids of one split, made once and kept in `<corpus>/tokens/<tokenizer>/`; damaged, they are made
-    again.
+    """The ids of one split, made once and kept in `<corpus>/tokens/<tokenizer>/`; damaged, they are made again.
 
     Of a corpus of pairs `side` "source_text" gives the sources, document for document.
 
-    Raises:
-        DataError: the split holds no text.
+    Raises DataError: the split holds no text.
     """
     folder = Path(corpus.path) / "tokens" / tokenizer.fingerprint
     name = split if side == "text" else f"{split}.{side}"

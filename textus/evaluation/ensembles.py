@@ -18,7 +18,7 @@ from textus.core.names import unknown_name_error
 from textus.data.read_options import ReadOptions, common_read_options, run_read_options
 from textus.evaluation import task_report
 from textus.evaluation.task_report import EvalDataset, paired_difference, task_metrics
-from textus.models.contract import LanguageModel
+from textus.models.contract import CountBased, LanguageModel
 from textus.runs.store import open_run
 from textus.tasks.base import Example, Task, metrics_with_intervals
 from textus.tasks.inference import predict_texts
@@ -107,7 +107,7 @@ def predict_members(
 def average_weights(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
     """A model whose weights are the mean of the runs' weights; UsageError naming what keeps two of them apart."""
     model, tokenizer, first = load_for_task(runs[0])
-    if model.counts:
+    if isinstance(model, CountBased):
         raise UsageError(
             "unsupported_model",
             f"--ensemble soup: the weights of a {first['family']} model belong to its own n-grams; take mean",
@@ -167,11 +167,13 @@ def ensemble_report(
     figures, outputs = evaluate_ensemble(runs, how, rows, by)
     found = {"task": rows.task.head_name, "ensemble": how, **figures}
     records = [record_for_task(open_run(each).record, rows.task.head_name, each) for each in runs]
-    trained_on = {each["corpus"]["fingerprint"]: each for each in records}
+    trained_on = {record["corpus"]["fingerprint"]: record for record in records}
+    files = {mark: task_report.training_file(record) for mark, record in trained_on.items()}
     found["rows_trained_on"] = max(
-        task_report.count_train_overlap(each, rows) or 0 for each in trained_on.values()
+        task_report.count_train_overlap(record, rows, files[mark]) or 0 for mark, record in trained_on.items()
     )
-    if baselines and (lower := task_report.baselines(runs[0], records[0], rows, outputs)):
+    first = files[records[0]["corpus"]["fingerprint"]]
+    if baselines and (lower := task_report.baselines(runs[0], records[0], rows, outputs, first)):
         found["baselines"] = lower
     return found
 

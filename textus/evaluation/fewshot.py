@@ -25,7 +25,7 @@ from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.read_options import ReadOptions
 from textus.evaluation.perplexity import scoring_mode
-from textus.generation.sampling import beginning
+from textus.generation.sampling import bos_ids
 from textus.metrics.resampling import bootstrap, interval
 from textus.models.contract import LanguageModel
 from textus.reporting.html import Section, write_report
@@ -93,7 +93,10 @@ class PromptScorer:
     def __init__(
         self, model: LanguageModel, tokenizer: Tokenizer, labels: Sequence[str], how: FewShotConfig
     ) -> None:
-        if not (model.can_generate and model.causal) or model.needs_source:
+        if (
+            not (model.capabilities.can_generate and model.capabilities.is_causal)
+            or model.capabilities.needs_source
+        ):
             raise UsageError(
                 "unsupported_model",
                 f"a {type(model).__name__} does not predict what comes next; give a run of a decoder, an lstm, …",
@@ -149,7 +152,7 @@ class PromptScorer:
             examples.pop(0)
             self.n_dropped += 1
         first = [
-            *beginning(self.model, self.tokenizer.bos_id),
+            *bos_ids(self.model, self.tokenizer.bos_id),
             *(number for each in examples for number in each),
         ]
         with scoring_mode(self.model):

@@ -154,7 +154,7 @@ def flops_per_token(model: LanguageModel, length: int | None) -> int | None:
 
 def cache_bytes(model: LanguageModel, length: int) -> int | None:
     """Bytes one row remembers of `length` ids; None for families that cannot generate."""
-    if not model.can_generate:
+    if not model.capabilities.can_generate:
         return None
     one, two = (
         sum(t.numel() * t.element_size() for t in vars(cache).values() if isinstance(t, torch.Tensor))

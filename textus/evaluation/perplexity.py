@@ -6,7 +6,7 @@ log 2; a character the tokenizer does not know costs its `<unk>` and 8 bits for 
 denominator: the bytes of the file as given. Each document begins after end-of-text, which is not scored
 itself, nor is the document's end. Windows are as long as the model's context and do not overlap; `stride`
 gives another figure, and the result names it. A family without a context length reads windows of 8,192 with
-`model.overlap` ids repeated before each. A document in several parts is read on across them, and a window
+`model.capabilities.overlap` ids repeated before each. A document in several parts is read on across them, and a window
 ends where a part does.
 
 The interval is a bootstrap over blocks of the text, stretches of equal numbers of bytes, so that models with
@@ -37,7 +37,7 @@ from textus.data.eval_text import EvalText, TextChunk, chunk_document, to_eval_t
 from textus.data.loader import TokenLoader, scoring_windows
 from textus.data.token_dataset import TokenDataset, in_memory_dataset
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, beginning, device_of, inference
+from textus.generation.sampling import SamplingParams, bos_ids, device_of, inference_mode
 from textus.metrics.resampling import (
     ByteBlocks,
     bootstrap,
@@ -98,7 +98,7 @@ def score_text(
     """
     stream = score_chunks(model, tokenizer, chunk_document([text]), stride=stride, batch_size=batch_size)
     scores = [score for _, _, score in stream] or [
-        TokenScores(np.zeros(0), np.zeros(0, dtype=np.int64), model.kind)
+        TokenScores(np.zeros(0), np.zeros(0, dtype=np.int64), model.capabilities.likelihood)
     ]
     nats, unknown = ([getattr(each, name) for each in scores] for name in ("nats", "unknown_bytes"))
     return TokenScores(np.concatenate(nats), np.concatenate(unknown), scores[0].kind)
@@ -116,7 +116,7 @@ def score_chunks(
     together.
     """
     length, step = window_sizes(model, stride)
-    first = beginning(model, tokenizer.bos_id)
+    first = bos_ids(model, tokenizer.bos_id)
     carry, n_cut = first, 0
     for group in _groups(texts):
         encoded = tokenizer.encode_batch([part.text for part in group])
@@ -140,7 +140,7 @@ def source_ids(model: LanguageModel, tokenizer: Tokenizer, part: TextChunk) -> t
     """The ids of a part's source as it is read in training, and whether it was cut: at most the context, its end
     included. Without a source it is empty; None for a family that reads none.
     """
-    if not model.needs_source:
+    if not model.capabilities.needs_source:
         return None, False
     ids = tokenizer.encode(part.source or "")
     most = len(ids) if model.config.context_length is None else model.config.context_length - 1
@@ -175,12 +175,12 @@ def window_sizes(model: LanguageModel, stride: int | None = None) -> tuple[int, 
         step = UNLIMITED_WINDOW if stride is None else stride
         if step < 1:
             raise UsageError("out_of_range", f"stride {step} is below 1; leave it out, or give 1 or more")
-        return step + model.overlap, step
+        return step + model.capabilities.overlap, step
     if stride is not None and not 1 <= stride <= context:
         raise UsageError(
             "out_of_range", f"stride {stride} must lie between 1 and the model's context of {context}"
         )
-    return context, context - model.overlap if stride is None else stride
+    return context, context - model.capabilities.overlap if stride is None else stride
 
 
 def score_ids(
@@ -232,7 +232,7 @@ def _rows(model: LanguageModel, ids: Sequence[int], skip: int, stride: int | Non
 def _score_rows(model: LanguageModel, rows: list[Batch], batch_size: int | None) -> tuple[list[Floats], str]:
     """Nats of the targets of each row with weight, in the order of `rows`."""
     nats: list[Floats] = [np.zeros(0)] * len(rows)
-    kind = model.kind
+    kind = model.capabilities.likelihood
     device = device_of(model)
     with scoring_mode(model):
         for places in _batches([row.ids.shape[1] for row in rows], model.config.vocab_size, batch_size):
@@ -253,7 +253,7 @@ def scoring_mode(model: LanguageModel) -> Iterator[None]:
     if precision is not None:
         model.precision = torch.float32  # type: ignore[assignment]
     try:
-        with inference(model):
+        with inference_mode(model):
             yield
     finally:
         if precision is not None:
@@ -369,7 +369,7 @@ def measure(
         raise DataError(
             "empty_data", f"{given.name} holds no text to measure on; give a file that is not empty"
         )
-    if model.needs_source and not tally.sources:
+    if model.capabilities.needs_source and not tally.sources:
         log_notice(f"{given.name} has no sources: it is scored as what follows from an empty one")
     return tally
 
@@ -413,7 +413,7 @@ def summarize(
 ) -> dict[str, Any]:
     """The result of `evaluate` from a tally."""
     bits, weights = tally.bits()
-    given = ("a source" if tally.sources else "an empty source") if model.needs_source else None
+    given = ("a source" if tally.sources else "an empty source") if model.capabilities.needs_source else None
     return {
         "bits_per_byte": interval(bootstrap(bits, weights, seed=seed), len(bits)),
         "nats_per_character": tally.costs / tally.characters,
@@ -448,7 +448,7 @@ def sample_quality(
     tokenizer: Tokenizer,
     *,
     n: int = 16,
-    sampling: Sampling | None = None,
+    sampling: SamplingParams | None = None,
     sources: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -459,19 +459,21 @@ def sample_quality(
     all samples together, repetition within each; intervals are over samples. Raises UsageError for a family
     that cannot generate, or `n` below 1.
     """
-    if not model.can_generate:
+    if not model.capabilities.can_generate:
         raise UsageError(
             "unsupported_model",
             f"{type(model).__name__} cannot generate; its samples have no quality to measure",
         )
     if n < 1:
         raise UsageError("out_of_range", f"{n} samples; give 1 or more")
-    sampling = sampling or Sampling(temperature=1.0, sliding=True)
+    sampling = sampling or SamplingParams(temperature=1.0, sliding=True)
     texts: list[list[int]] = [[] for _ in range(n)]
     each = [replace(sampling, seed=derive_seed(seed, "quality", row)) for row in range(n)]
-    first = beginning(model, tokenizer.bos_id)
+    first = bos_ids(model, tokenizer.bos_id)
     given = (
-        [(sources or [[]])[row % len(sources or [[]])] for row in range(n)] if model.needs_source else None
+        [(sources or [[]])[row % len(sources or [[]])] for row in range(n)]
+        if model.capabilities.needs_source
+        else None
     )
     with progress("sampling", n) as advance:
         engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
@@ -493,7 +495,9 @@ def first_sources(
 ) -> list[list[int]]:
     """The ids of the first `n` sources of texts, for `sample_quality`; none for a family that reads none."""
     found = (source_ids(model, tokenizer, part)[0] for part in texts if part.source is not None)
-    return list(islice((ids for ids in found if ids is not None), n)) if model.needs_source else []
+    return (
+        list(islice((ids for ids in found if ids is not None), n)) if model.capabilities.needs_source else []
+    )
 
 
 # ── what a family tells of itself ──────────────────────────────────────────────────────────────
@@ -506,17 +510,17 @@ def model_metrics(model: LanguageModel, tokenizer: Tokenizer, texts: Any, *, see
     wrong with the model, or None; `tokens` how many were read, of a long text about the first `OWN`. Empty for a
     family without findings.
     """
-    if type(model).findings is LanguageModel.findings:
+    if type(model).validation_metrics is LanguageModel.validation_metrics:
         return {}
     device, values = device_of(model), dict[str, list[Tensor]]()
     with scoring_mode(model):
         batches, n_tokens = _as_in_training(model, tokenizer, to_eval_text(texts))
         batches = [batch.to(device) for batch in batches]
-        found = model.findings(batches)
+        found = model.validation_metrics(batches)
         for batch in batches:
-            for name, each in model.text_findings(batch).items():
+            for name, each in model.per_text_metrics(batch).items():
                 values.setdefault(name, []).append(each)
-    trouble = model.trouble(found)
+    trouble = model.diagnose(found)
     for name, parts in values.items():
         whole = torch.cat(parts).double().cpu().numpy()
         found[name] = interval(bootstrap(whole, np.ones(len(whole)), seed=seed), len(whole))
@@ -540,9 +544,9 @@ def _as_in_training(model: LanguageModel, tokenizer: Tokenizer, texts: EvalText)
     longest = model.config.context_length or UNLIMITED_WINDOW
     sizes: dict[str, Any] = {"batch_size": 32, "context_length": longest, "shuffle": False}
     loader: BatchSource
-    if model.needs_source or model.whole_documents:
+    if model.capabilities.needs_source or model.capabilities.one_document_per_row:
         sources = None
-        if model.needs_source:
+        if model.capabilities.needs_source:
             given = [source_ids(model, tokenizer, part)[0] or [] for part in parts]
             sources = _joined(parts, given, tokenizer.end_id)
         start = getattr(model.config, "start_id", None)

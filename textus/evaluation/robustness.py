@@ -25,10 +25,11 @@ from textus.augment.augmenter import (
     origin_id,
 )
 from textus.augment.operations import Operation
-from textus.augment.units import HAN, TokenizedRecord, Tokens, WordToken, starts_with_han, tokenize_record
+from textus.augment.units import TokenizedRecord, Tokens, WordToken, starts_with_han, tokenize_record
 from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.rng import derive_seed
+from textus.core.scripts import HAN_BMP
 from textus.data.labeled import Record
 from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.evaluation.task_report import read_rows
@@ -87,7 +88,7 @@ def irrelevant_sentence(units: Tokens, random: Random, rate: float) -> Tokens:
     zh = any(starts_with_han(unit.text) for unit in units)
     sentence = random.choice(BESIDE_ZH if zh else BESIDE)
     tag = None if all(unit.tag is None for unit in units) else "O"
-    words = re.findall(rf"[{HAN}。]|\w+|\.", sentence) if tag else [sentence]
+    words = re.findall(rf"[{HAN_BMP}。]|\w+|\.", sentence) if tag else [sentence]
     gap = "" if zh else " "
     last = [replace(units[-1], trailing_space=units[-1].trailing_space or gap)] if units else []
     return [*units[:-1], *last, *(WordToken(word, gap if tag else "", tag=tag) for word in words)]

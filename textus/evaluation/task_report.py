@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,13 @@ from textus.core.console import log_notice, merge_notices
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import dump_jsonl, fingerprint, sha256, write_atomic, write_json
 from textus.data.corpus.dialects import RowProblem
-from textus.data.corpus.tables import parse_columns
 from textus.data.inputs import labelled_records, row_id
-from textus.data.labeled import Record, read_records
+from textus.data.labeled import Record
 from textus.data.output import OutputLayout
 from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.data.skipping import drop_unusable
 from textus.evaluation.comparison import training_curves
-from textus.finetuning.config import FinetuneConfig
+from textus.finetuning.data import LabelledFile, fingerprint_of, read_file, recorded_config
 from textus.finetuning.finetune import start
 from textus.metrics.resampling import interval, paired_bootstrap
 from textus.models.kernels.native import cache_folder
@@ -39,7 +38,7 @@ from textus.tasks.base import Example, Task, metrics_with_intervals
 from textus.tasks.inference import predict_texts
 from textus.tasks.prediction import answer_columns, flatten_prediction
 from textus.tasks.registry import task_from_record
-from textus.tasks.rows import drop_held_out_files, drop_rejected
+from textus.tasks.rows import drop_rejected
 
 LINEAR = "TF-IDF + linear"
 BASELINE_FOLDER = "baselines"
@@ -137,24 +136,32 @@ def slice_rows(rows: EvalDataset, name: str) -> dict[str, list[int]]:
     return found
 
 
-def count_train_overlap(record: dict[str, Any], rows: EvalDataset) -> int | None:
-    """How many rows have a text that stands in the run's training file too, told; None where that is not there."""
-    corpus = record["corpus"] or {}  # an imported run has none
-    path = Path(corpus.get("path") or "")
-    if not path.exists() or path == Path():
+def training_file(record: dict[str, Any]) -> LabelledFile | None:
+    """The rows a run was trained on, read without reports; None where the file is missing or has other rows now."""
+    corpus = record["corpus"] or {}
+    if not corpus.get("path") or not Path(corpus["path"]).exists():
         return None
+    config = recorded_config(record)
     try:
-        records = read_records(
-            path,
-            parse_columns(corpus.get("columns")),
-            encoding=corpus.get("encoding") or "",
-            problems=[],
-            quiet=True,
-        )
         with merge_notices(show=False):
-            records = list(drop_rejected(drop_held_out_files(path, records, ())[0]))
-        known = {each.texts for each in rows.task.make_examples(records, labelled=False)}
-    except (DataError, UsageError):  # other rows lie there now
+            return read_file(config.data, config, quiet=True)
+    except (DataError, UsageError):
+        return None
+
+
+def count_train_overlap(
+    record: dict[str, Any], rows: EvalDataset, file: LabelledFile | None = None
+) -> int | None:
+    """How many rows have a text that is also in the run's training `file` (None: read now), reported; None where that
+    is missing or changed.
+    """
+    if (file := file or training_file(record)) is None:
+        return None
+    path = record["corpus"]["path"]
+    try:
+        with merge_notices(show=False):
+            known = {example.texts for example in rows.task.make_examples(file.records, labelled=False)}
+    except (DataError, UsageError):  # other rows than the task's
         return None
     shared = [each for each in rows.examples if each.texts in known]
     if shared:
@@ -182,14 +189,22 @@ def paired_difference(
     return {"of": own[0], **interval(paired_bootstrap(own[1], np.mean(others, axis=0), np.ones(n)), n)}
 
 
-def baselines(run: Path, record: dict[str, Any], rows: EvalDataset, outputs: Sequence[Any]) -> dict[str, Any]:
+def baselines(
+    run: Path,
+    record: dict[str, Any],
+    rows: EvalDataset,
+    outputs: Sequence[Any],
+    file: LabelledFile | None = None,
+) -> dict[str, Any]:
     """What the same rows give those who know less, and how much better our answers are: {"majority", LINEAR}, as far
-    as there are such. What cannot be had is told.
+    as there are such; what is missing is reported. `file`: the run's training rows (None: read now if needed).
     """
     others: dict[str, Sequence[Any]] = {}
     if (blind := rows.task.majority_baseline(rows.examples)) is not None:
         others[rows.task.baseline_name] = blind
-    if rows.task.baseline_family not in (None, record["family"]) and (kept := baseline_run(run, record)):
+    if rows.task.baseline_family not in (None, record["family"]) and (
+        kept := baseline_run(run, record, file)
+    ):
         model, tokenizer, _ = load(kept)
         others[LINEAR] = predict_texts(model, rows.task, tokenizer, rows.examples)
     return {
@@ -201,8 +216,10 @@ def baselines(run: Path, record: dict[str, Any], rows: EvalDataset, outputs: Seq
     }
 
 
-def baseline_run(run: Path, record: dict[str, Any]) -> Path | None:
-    """The run's floor: from the cache, or trained now on the same rows; None, told, where these are gone or changed."""
+def baseline_run(run: Path, record: dict[str, Any], file: LabelledFile | None = None) -> Path | None:
+    """The run's linear baseline: from the cache, or trained now on the same rows; None, reported, where these are
+    missing or changed.
+    """
     corpus = record["corpus"]
     family = task_from_record(record).baseline_family
     assert family is not None
@@ -210,20 +227,15 @@ def baseline_run(run: Path, record: dict[str, Any]) -> Path | None:
         kept = baseline_folder(family, record)
         if is_intact_run(kept):
             return kept
-        dev = Path(corpus["dev"]) if corpus["dev"] else None
-        wish = FinetuneConfig(
-            Path(corpus["path"]), record["task"], family=family, dev=dev, columns=corpus["columns"],
-            seed=record["seed"], skip_invalid=corpus.get("skip_invalid"), encoding=corpus.get("encoding"),
-        )  # fmt: skip
-
-        def check(now: str) -> None:
-            if now != corpus["fingerprint"]:
-                raise RunError("data_changed", f"{wish.data} is not what {run} was trained on")
-            log_notice(
-                f"{LINEAR} is trained on the rows that {run} was trained on, once; it will be kept in {kept}"
-            )
-
-        return start(wish, kept, force=True, check=check)
+        config = replace(recorded_config(record), family=family)
+        files = [file or read_file(config.data, config)]
+        files += [read_file(config.dev, config)] if config.dev else []
+        if fingerprint_of(files) != corpus["fingerprint"]:
+            raise RunError("data_changed", f"{config.data} is not what {run} was trained on")
+        log_notice(
+            f"{LINEAR} is trained on the rows that {run} was trained on, once; it will be kept in {kept}"
+        )
+        return start(config, kept, force=True, files={config.task: files})
     except (DataError, RunError, OSError) as error:
         log_notice(f"without the baseline {LINEAR}: {error}")
         return None

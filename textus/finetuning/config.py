@@ -14,6 +14,7 @@ from textus.core.config import apply_overrides
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.data.skipping import parse_share
+from textus.models.contract import RawTextModel
 from textus.models.nn import lora
 from textus.models.registry import family as family_of
 from textus.tasks.multitask import MixSettings
@@ -125,7 +126,7 @@ class FinetuneConfig:
                 )
         self.check_method()
         self.check_extra_tasks()
-        if self.family and family_of(self.family)[0].reads_texts:
+        if self.family and issubclass(family_of(self.family)[0], RawTextModel):
             self.check_whole()
 
     def check_whole(self) -> None:

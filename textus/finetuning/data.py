@@ -42,24 +42,28 @@ class TaskData:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class LabelledFile:
+    """A file of labelled rows, parsed: its rows, and those that cannot be read."""
+
+    records: list[Record]
+    problems: list[RowProblem]
+
+
 def read_data(
     cls: type[Task],
     settings: Any,
     wish: FinetuneConfig,
     augment: AugmentSettings | None = None,
-    check: Callable[[str], None] | None = None,
+    files: Sequence[LabelledFile] | None = None,
 ) -> TaskData:
-    """The rows of a task's file, a share of them held out where no `dev` file is given; texts in both are told.
-    Those to learn from are augmented if asked. `check` is given the fingerprint of the files before all that.
+    """The rows of a task's `files` (None: read now), a share of them held out where no `dev` file is given; texts in
+    both parts are reported. The training rows are augmented if `augment` is given.
 
     Raises DataError for data the task cannot use.
     """
-    path, faults = wish.data, list[list[RowProblem]]()
-    files = [read_file(file, wish, faults) for file in (path, wish.dev) if file]
-    marked = fingerprint_of(files)
-    if check:
-        check(marked)
-    records, *others = usable(cls, settings, wish, files, faults)
+    path, files = wish.data, read_files(wish) if files is None else files
+    records, *others = usable(cls, settings, wish, files)
     held = others[0] if others else []
     if not wish.dev:
         records, held = hold_out(cls, settings, records, wish)
@@ -80,35 +84,36 @@ def read_data(
     originals = [row for row in train if row.where not in copies]
     parts = {"train": originals, "dev": validation} if wish.dev else {"train": [*originals, *validation]}
     report_problems(task, parts)
-    return TaskData(task, train, validation, marked)
+    return TaskData(task, train, validation, fingerprint_of(files))
 
 
-def read_file(path: Path, wish: FinetuneConfig, faults: list[list[RowProblem]]) -> list[Record]:
-    """The rows of a file that were accepted; those that cannot be read are added to `faults`."""
-    faults.append([])
+def read_files(wish: FinetuneConfig) -> list[LabelledFile]:
+    """The file to train on and, where one is given, the file that chooses the weights."""
+    return [read_file(path, wish) for path in (wish.data, wish.dev) if path]
+
+
+def read_file(path: Path, wish: FinetuneConfig, *, quiet: bool = False) -> LabelledFile:
+    """The accepted rows of a file and those that cannot be read; `quiet`: nothing is reported."""
+    problems: list[RowProblem] = []
     columns = parse_columns(wish.columns)
-    records = read_records(path, columns, encoding=wish.encoding or "", problems=faults[-1])
+    records = read_records(path, columns, encoding=wish.encoding or "", problems=problems, quiet=quiet)
     if path == wish.data:
-        records, faults[-1] = drop_held_out_files(path, records, faults[-1])
-    return list(drop_rejected(records))
+        records, problems = drop_held_out_files(path, records, problems)
+    return LabelledFile(list(drop_rejected(records)), problems)
 
 
 def usable(
-    cls: type[Task],
-    settings: Any,
-    wish: FinetuneConfig,
-    files: list[list[Record]],
-    faults: list[list[RowProblem]],
+    cls: type[Task], settings: Any, wish: FinetuneConfig, files: Sequence[LabelledFile]
 ) -> list[list[Record]]:
     """The rows of each file without those that are to be left out because they are wrong. BadRows that lists those of
     all files.
     """
     kept = list[list[Record]]()
     bad, n_rows = list[BadRow](), 0
-    for rows, unread in zip(files, faults, strict=True):
+    for file in files:
         try:
-            parse = cls.row_parser(settings, rows, labelled=True) if rows else None
-            kept.append(drop_unusable(rows, parse, wish.skip_invalid, unread))
+            parse = cls.row_parser(settings, file.records, labelled=True) if file.records else None
+            kept.append(drop_unusable(file.records, parse, wish.skip_invalid, file.problems))
         except BadRows as error:
             bad += error.rows
             n_rows += error.n_rows
@@ -262,6 +267,16 @@ def source(wish: FinetuneConfig, data: TaskData) -> dict[str, Any]:
     }
 
 
-def fingerprint_of(files: Sequence[Sequence[Record]]) -> str:
-    """A fingerprint of what the rows of files say."""
-    return fingerprint([[record.values for record in part] for part in files])
+def fingerprint_of(files: Sequence[LabelledFile]) -> str:
+    """A fingerprint of the rows of files."""
+    return fingerprint([[record.values for record in file.records] for file in files])
+
+
+def recorded_config(record: dict[str, Any]) -> FinetuneConfig:
+    """Where the data of a run is and how it was read, from the record of one task."""
+    corpus = record["corpus"]
+    dev = Path(corpus["dev"]) if corpus["dev"] else None
+    return FinetuneConfig(
+        Path(corpus["path"]), record["task"], dev=dev, columns=corpus["columns"], seed=record["seed"],
+        skip_invalid=corpus.get("skip_invalid"), encoding=corpus.get("encoding"),
+    )  # fmt: skip

@@ -6,7 +6,7 @@ run.json holds the task with its classes and the head, so that `runs.store.load`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,22 @@ from textus.core import hardware
 from textus.core.config import apply_overrides, from_dict, to_dict
 from textus.core.console import command_line, log_notice
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import check_output_dir, fingerprint, sha256
+from textus.core.io import check_output_dir, fingerprint
 from textus.core.rng import derive_seed
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
-from textus.finetuning.data import TaskData, read_data, source
+from textus.finetuning.data import (
+    LabelledFile,
+    TaskData,
+    fingerprint_of,
+    read_data,
+    read_files,
+    recorded_config,
+    source,
+)
 from textus.finetuning.length import in_words, settings_of
 from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
-from textus.models.contract import LanguageModel
+from textus.models.contract import CountBased, LanguageModel, RawTextModel
 from textus.models.linear import LabelledTexts
 from textus.models.nn import lora
 from textus.models.registry import build
@@ -65,11 +73,11 @@ def data_of(
     name: str,
     wish: FinetuneConfig,
     augment: AugmentSettings | None,
-    check: Callable[[str], None] | None = None,
+    files: Sequence[LabelledFile] | None = None,
 ) -> TaskData:
     """The data of one task of a fine-tuning, which has a head of this name."""
     cls = task_class(wish.task)
-    data = read_data(cls, apply_overrides(cls.config(), wish.of("task")), wish, augment, check)
+    data = read_data(cls, apply_overrides(cls.config(), wish.of("task")), wish, augment, files)
     data.task.head_name = name
     return data
 
@@ -94,17 +102,17 @@ def start(
     *,
     force: bool = False,
     watch: Watch | None = None,
-    check: Callable[[str], None] | None = None,
+    files: Mapping[str, Sequence[LabelledFile]] | None = None,
 ) -> Path:
-    """Fine-tune to the end; returns `out`. `watch` is shown the evaluations; `check` the fingerprint of each task's
-    files as soon as they are read.
+    """Fine-tune to the end; returns `out`. `watch` is called with each evaluation; `files`: the parsed files of tasks,
+    by the name of their head, where the caller has read them.
 
     Raises UsageError for words that are wrong, and DataError for data that cannot be used, before anything is written.
     """
     one_thread()
     wish.check()
     augment, wishes = augment_settings(wish), wish.alone()
-    parts = {name: data_of(name, each, augment, check) for name, each in wishes.items()}
+    parts = {name: data_of(name, each, augment, (files or {}).get(name)) for name, each in wishes.items()}
     family, config, tokenizer = beginning(wish, parts)
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
     train = settings_for(wish, family, parts, rows)
@@ -136,11 +144,10 @@ def start(
     }
     if wish.extra_tasks:
         record |= others_of(wish, parts)
-        record["corpus"] |= hashed(wish.data)
     ready = prepare(record, parts, tokenizer, rows)
     run = create_run(out, record, tokenizer)
     tell(record, ready, parts, rows)
-    if watch and not ready.model.counts:  # there is nothing left to end early
+    if watch and not isinstance(ready.model, CountBased):  # there is nothing left to end early
         ready.evaluate = watched(ready.evaluate, watch)
     train_to_end(run, ready)
     return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
@@ -163,7 +170,7 @@ def heads_of(family: str, parts: Parts) -> dict[str, Any]:
     """Name → what `heads.build_head` builds; none for a family that reads texts."""
     return (
         {}
-        if family_of(family)[0].reads_texts
+        if issubclass(family_of(family)[0], RawTextModel)
         else {name: each.task.head_spec() for name, each in parts.items()}
     )
 
@@ -176,16 +183,11 @@ def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
         "extra_tasks": {
             each.name: {
                 **taught(parts[each.name]),
-                "corpus": source(wishes[each.name], parts[each.name]) | hashed(each.data),
+                "corpus": source(wishes[each.name], parts[each.name]),
             }
             for each in wish.extra_tasks
         },
     }
-
-
-def hashed(path: Path) -> dict[str, str]:
-    """The SHA-256 of a file of rows; of a folder none."""
-    return {"sha256": sha256(path)} if path.is_file() else {}
 
 
 def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[str, RowsOfBoth]) -> None:
@@ -202,7 +204,7 @@ def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[
     for name, data in parts.items():
         told = f"{len(data.train):,} rows to learn from"
         labels = f", {len(data.task.labels)} {data.task.label_kind}" if data.task.labels else ""
-        if ready.model.reads_texts:
+        if isinstance(ready.model, RawTextModel):
             log_notice(
                 f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} are held out"
             )
@@ -228,7 +230,7 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     """
     if wish.parent:
         model, tokenizer, record = load(wish.parent)
-        if model.reads_texts:
+        if isinstance(model, RawTextModel):
             raise UsageError(
                 "unsupported_model",
                 f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model",
@@ -243,14 +245,14 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     cls, config_class = family_of(wish.family)
     tasks = [each.task for each in parts.values()]
     texts = [text for data in parts.values() for each in data.train for text in each.texts]
-    if cls.reads_texts:
+    if issubclass(cls, RawTextModel):
         return wish.family, whole_config(wish, tasks[0], texts), tokenizers.train("char", texts, 20_000)
     seen = [text for data in parts.values() for text in data.task.tokenizer_texts(data.train)]
     tokenizer = tokenizer_for(wish.tokenizer, tasks[0], seen)
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
-        **cls.sized(**SCRATCH),
+        **cls.config_for_size(**SCRATCH),
     }  # fmt: skip
     for task in reversed(tasks):
         values |= task.model_defaults
@@ -290,7 +292,9 @@ def settings_for(
     """
     n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
     n_held = sum(len(data.dev) for data in parts.values())
-    train = settings_of(wish, n_rows, n_held, keeps_last=family_of(family)[0].keeps_last)
+    train = settings_of(
+        wish, n_rows, n_held, keeps_last=family_of(family)[0].capabilities.use_last_checkpoint
+    )
     heads = heads_of(family, parts).values()
     first = bool(wish.parent and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
     return apply_overrides(replace(train, evaluate_first=first), wish.of("train"))
@@ -300,13 +304,13 @@ def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig
     """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
-    fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
+    fast = fast_bf16() and "bfloat16" in family_of(family)[0].capabilities.precisions
     choices = apply_overrides(ComputeConfig(precision="bfloat16" if fast else "float32"), wish.of("choices"))
     said = any(each.startswith("step=") for each in wish.of("choices"))
     if said or not fast or choices.precision != "bfloat16" or getattr(wish.how, "dropout", 0.0) > 0:
         return choices
     with torch.device("meta"):
-        why_not = build(family, config).why_not_unpadded()
+        why_not = build(family, config).varlen_unsupported_reason()
     return choices if why_not else replace(choices, step="unpadded")
 
 
@@ -317,7 +321,7 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
     """Both parts as ids for a model of this config; of those to learn from, the ones that have something to learn.
     None for a family that reads texts.
     """
-    if family_of(family)[0].reads_texts:
+    if issubclass(family_of(family)[0], RawTextModel):
         return [], []
     frame = input_template(config, tokenizer, data.task.settings.longest)
     train, dev = (encode_examples(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
@@ -342,7 +346,7 @@ def prepare(
     choices = from_dict(ComputeConfig, record["compute"], "compute.")
     torch.manual_seed(derive_seed(train.seed, "weights"))
     model, before = model_of(record, begin=begin)
-    if model.reads_texts:
+    if isinstance(model, RawTextModel):
         (data,) = parts.values()
         texts: Any = LabelledTexts(
             [joined_text(each) for each in data.train], [each.label for each in data.train]
@@ -350,9 +354,9 @@ def prepare(
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
         return TrainingSetup(model, texts, train, GradientAccumulator(model).of_all(1), on_texts)
     new = heads_from(model, [each.task for each in parts.values()], before)
-    lora.teach(model, record["method"], record["method_settings"])
+    lora.apply_method(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
-    model.compute_with(choices.precision, choices.attention, choices.step)
+    model.set_compute(choices.precision, choices.attention, choices.step)
     if record["parent"] and begin:
         record["solved"] = {
             name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
@@ -493,22 +497,15 @@ def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
 def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> TaskData:
     """The data of a run's task as it was when the run was started; RunError where it is other data now."""
     record = record_for_task(run.record, name, run.path)
-    kept = record["corpus"]
-    dev = Path(kept["dev"]) if kept["dev"] else None
-    wish = FinetuneConfig(
-        Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"],
-        skip_invalid=kept.get("skip_invalid"), encoding=kept.get("encoding"),
-    )  # fmt: skip
-
-    def check(now: str) -> None:
-        if now != kept["fingerprint"]:
-            raise RunError(
-                "data_changed",
-                f"{kept['path']} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with"
-                " --out elsewhere",
-            )
-
+    wish = recorded_config(record)
+    files = read_files(wish)
+    if fingerprint_of(files) != record["corpus"]["fingerprint"]:
+        raise RunError(
+            "data_changed",
+            f"{wish.data} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with --out"
+            " elsewhere",
+        )
     cls = task_class(wish.task)
-    data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), wish, augment, check)
+    data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), wish, augment, files)
     data.task.head_name = name
     return data

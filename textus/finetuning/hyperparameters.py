@@ -16,6 +16,7 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from textus.core.locks import exclusive_lock
 from textus.core.names import import_optional, unknown_name_error
 from textus.core.rng import derive_seed
 from textus.finetuning.config import FinetuneConfig
+from textus.finetuning.data import LabelledFile, read_files
 from textus.finetuning.finetune import start
+from textus.models.contract import RawTextModel
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.tasks.registry import task_class
@@ -84,7 +87,7 @@ def parse_span(name: str, spelled: str) -> SearchRange:
 
 def usual_space(wish: FinetuneConfig) -> dict[str, str]:
     """What is worth searching for this task and family, with ranges that hold what the field uses."""
-    if wish.family and family_of(wish.family)[0].reads_texts:
+    if wish.family and issubclass(family_of(wish.family)[0], RawTextModel):
         return {
             "model.l2": "1e-3..10:log",
             "model.weighting": "tf-idf,counts",
@@ -213,6 +216,11 @@ class Study:
         for trial in self.kept.get_trials(deepcopy=False, states=(states.RUNNING,)):
             self.killed(trial.number)
 
+    @cached_property
+    def files(self) -> dict[str, list[LabelledFile]]:
+        """The parsed files of each task, which all trials share."""
+        return {name: read_files(config) for name, config in self.wish.alone().items()}
+
     def killed(self, number: int) -> None:
         """A process was killed in a trial: its settings are tried once more, then count as failed."""
         self.kept.tell(number, state=self.optuna.trial.TrialState.FAIL)
@@ -256,7 +264,7 @@ class Study:
         best = max((each.value for each in self.ended() if each.state == states.COMPLETE), default=-math.inf)
         state, value, why = states.COMPLETE, None, ""
         try:
-            start(wish, folder, watch=self.watcher(trial))
+            start(wish, folder, watch=self.watcher(trial), files=self.files)
             value = -found_of(open_run(folder))["criterion"]
         except self.optuna.TrialPruned as stopped:
             state, why = states.PRUNED, str(stopped)

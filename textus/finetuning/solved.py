@@ -132,7 +132,7 @@ def problem_of(
     labels = task.label_tensor([row.label for row in rows], max(row.length for row in rows))
     weights = torch.ones(len(rows), dtype=torch.float64)
     if isinstance(head, RegressionHead):
-        kind, targets = "numbers", head.standardised(labels).double()
+        kind, targets = "numbers", head.standardise(labels).double()
     else:
         assert isinstance(head, SequenceHead)
         kind = {"single": "classes", "multi": "labels", "regression": "numbers"}[head.task]

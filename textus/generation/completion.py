@@ -21,7 +21,7 @@ from textus.data.output import (
 )
 from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, beginning
+from textus.generation.sampling import SamplingParams, bos_ids
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
@@ -32,7 +32,7 @@ FIELDS = ("prompt", "source", "text")
 """What the column of the prompts may be called."""
 
 
-def prompts_of(path: Path, options: ReadOptions, *, source: bool) -> Callable[[], Iterator[Record]]:
+def read_prompts(path: Path, options: ReadOptions, *, source: bool) -> Callable[[], Iterator[Record]]:
     """The prompts of a file (of a model that makes a text from another, its `source` texts): the lines of a plain text,
     else its column `prompt`, `source` or `text`.
     """
@@ -56,29 +56,31 @@ def prompt_of(record: Record) -> str:
     )
 
 
-def encoded(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> tuple[list[int], list[int] | None]:
+def encode_prompt(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str
+) -> tuple[list[int], list[int] | None]:
     """The ids a model begins with, and those of its source, where it needs one."""
     ids = [*tokenizer.bos_ids, *tokenizer.encode(prompt)]
-    if model.needs_source:
-        return beginning(model, tokenizer.end_id), ids
+    if model.capabilities.needs_source:
+        return bos_ids(model, tokenizer.end_id), ids
     return ids or [tokenizer.end_id], None
 
 
-def readable(
-    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: Sampling
+def check_prompts(
+    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: SamplingParams
 ) -> Iterator[Record]:
     """Records as they are. UsageError naming a prompt that the model cannot read: before hours of work, not after."""
     engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
     for record in records:
-        check(engine, model, tokenizer, record, sampling)
+        encode_checked(engine, model, tokenizer, record, sampling)
         yield record
 
 
-def check(
-    engine: Engine, model: LanguageModel, tokenizer: Tokenizer, record: Record, sampling: Sampling
+def encode_checked(
+    engine: Engine, model: LanguageModel, tokenizer: Tokenizer, record: Record, sampling: SamplingParams
 ) -> tuple[list[int], list[int] | None]:
     """The ids of a prompt, and of its source. UsageError naming a prompt that the model cannot read."""
-    ids, source = encoded(model, tokenizer, prompt_of(record))
+    ids, source = encode_prompt(model, tokenizer, prompt_of(record))
     try:
         engine.check(ids, sampling, source)
     except UsageError as error:
@@ -86,17 +88,17 @@ def check(
     return ids, source
 
 
-def completions(
-    model: LanguageModel, tokenizer: Tokenizer, records: Sequence[Record], sampling: Sampling
+def complete_batch(
+    model: LanguageModel, tokenizer: Tokenizer, records: Sequence[Record], sampling: SamplingParams
 ) -> list[str]:
     """The text that follows each prompt. Raises UsageError naming a prompt that cannot be read."""
     engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
     texts = [TextStream(tokenizer, sampling.stop) for _ in records]
     written, rows = [""] * len(records), dict[int, int]()
     for number, record in enumerate(records):
-        ids, source = check(engine, model, tokenizer, record, sampling)
+        ids, source = encode_checked(engine, model, tokenizer, record, sampling)
         rows[engine.submit(ids, sampling, source)] = number
-    while engine.busy:
+    while engine.has_work:
         for event in engine.step():
             row = rows[event.row]
             if event.id is not None:
@@ -107,16 +109,16 @@ def completions(
 
 
 def complete(
-    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: Sampling
+    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: SamplingParams
 ) -> Iterator[tuple[Record, str]]:
     """Each prompt and what follows it, in order, `AT_ONCE` of them together."""
     held: list[Record] = []
     for record in records:
         held.append(record)
         if len(held) == AT_ONCE:
-            yield from zip(held, completions(model, tokenizer, held, sampling), strict=True)
+            yield from zip(held, complete_batch(model, tokenizer, held, sampling), strict=True)
             held = []
-    yield from zip(held, completions(model, tokenizer, held, sampling), strict=True)
+    yield from zip(held, complete_batch(model, tokenizer, held, sampling), strict=True)
 
 
 def complete_to(
@@ -124,7 +126,7 @@ def complete_to(
     tokenizer: Tokenizer,
     given: Path | Sequence[Record],
     out: Path,
-    sampling: Sampling,
+    sampling: SamplingParams,
     *,
     run: Path,
     options: ReadOptions = AUTODETECT,
@@ -137,11 +139,11 @@ def complete_to(
     check_output(out, given, force=force)
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
-        records = prompts_of(given, options, source=model.needs_source)
+        records = read_prompts(given, options, source=model.capabilities.needs_source)
         of = fingerprint(
             [sha256(run / "run.json"), content_hash(given), astuple(options), form, asdict(sampling)]
         )
-    layout = OutputLayout(["text"], options.columns, readable(model, tokenizer, records(), sampling))
+    layout = OutputLayout(["text"], options.columns, check_prompts(model, tokenizer, records(), sampling))
 
     def answer(batch: list[Any]) -> list[dict[str, Any]]:
         return [
@@ -152,6 +154,6 @@ def complete_to(
         return write_rows(file, records(), answer, layout.names, at_once=AT_ONCE)
 
 
-def told(record: Record, text: str) -> dict[str, Any]:
+def to_json(record: Record, text: str) -> dict[str, Any]:
     """A prompt and what follows as JSON values."""
     return record_location(record) | {"prompt": prompt_of(record), "text": text}

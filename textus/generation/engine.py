@@ -22,16 +22,16 @@ from textus.core.errors import RunError, TextusError, UsageError
 from textus.data.bucketing import pad_sources
 from textus.generation.sampling import (
     Ends,
-    Sampling,
-    as_ends,
+    SamplingParams,
+    append_or_truncate,
     check_prompt,
     check_source,
-    choose,
     device_of,
-    extend,
+    eos_ids,
     fills_context,
-    in_reach,
-    inference,
+    inference_mode,
+    mask_unused_ids,
+    sample_id,
 )
 from textus.models.contract import LanguageModel
 
@@ -66,7 +66,7 @@ class Request:
 
     number: int
     ids: list[int]
-    sampling: Sampling
+    sampling: SamplingParams
     source: list[int] | None = None
     n_new: int = 0
 
@@ -74,23 +74,23 @@ class Request:
 class Engine:
     """Generates for at most `max_rows` requests at once; others wait in the order they came.
 
-    `end_id`, or any of several, ends a request and is not part of its text. `max_rows` bounds memory: each row holds
-    a cache. `n_ids` is how many ids the tokenizer knows, where the model has more (`generation.sampling.in_reach`).
+    `end_id` (one id or several) ends a request and is not part of its text. `max_rows` bounds memory: each row holds
+    a cache. `n_ids` is the size of the tokenizer's vocabulary, where the model's is larger (`mask_unused_ids`).
     """
 
     def __init__(
         self, model: LanguageModel, *, end_id: Ends, max_rows: int = 8, n_ids: int | None = None
     ) -> None:
         if max_rows < 1:
-            raise UsageError(
-                "out_of_range", f"max_rows={max_rows} leaves no room to generate; give 1 or more"
-            )
+            raise UsageError("out_of_range", f"max_rows={max_rows} is too small; give 1 or more")
         self.model = model
-        self.ends = as_ends(end_id)
+        self.ends = eos_ids(end_id)
         self.n_ids = n_ids
         self.max_rows = max_rows
         self.waiting: deque[Request] = deque()
-        self.unread: list[Request] = []  # hold a row, but their ids are to be read (again, after a cut)
+        self.waiting_prefill: list[
+            Request
+        ] = []  # hold a row, but their ids are to be read (again, after a cut)
         self.running: list[Request] = []  # the rows of the cache, in order
         self.cache: Any = None
         self._n_submitted = 0
@@ -98,17 +98,21 @@ class Engine:
         self._context: int | None = model.config.context_length
 
     @property
-    def busy(self) -> bool:
+    def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self.waiting or self.unread or self.running)
+        return bool(self.waiting or self.waiting_prefill or self.running)
 
-    def check(self, ids: Sequence[int], sampling: Sampling, source: Sequence[int] | None = None) -> None:
+    def check(
+        self, ids: Sequence[int], sampling: SamplingParams, source: Sequence[int] | None = None
+    ) -> None:
         """UsageError where a request cannot be served: a prompt too long, a negative temperature."""
         sampling.check()
         check_prompt(self.model, ids)
         check_source(self.model, source)
 
-    def submit(self, ids: Sequence[int], sampling: Sampling, source: Sequence[int] | None = None) -> int:
+    def submit(
+        self, ids: Sequence[int], sampling: SamplingParams, source: Sequence[int] | None = None
+    ) -> int:
         """Queue a prompt, and for families that need one the ids of a source text; returns the request's number,
         which its events carry. Raises UsageError.
         """
@@ -120,52 +124,57 @@ class Engine:
 
     def cancel(self, request: int) -> None:
         """Forget a request, wherever it is: no more events come of it. One that has ended is no error."""
-        self.waiting = deque(each for each in self.waiting if each.number != request)
-        self.unread = [each for each in self.unread if each.number != request]
-        self._keep([row for row, each in enumerate(self.running) if each.number != request])
+        self.waiting = deque(waiting for waiting in self.waiting if waiting.number != request)
+        self.waiting_prefill = [waiting for waiting in self.waiting_prefill if waiting.number != request]
+        self._keep_rows([row for row, waiting in enumerate(self.running) if waiting.number != request])
 
     def clear(self) -> None:
         """Forget every request."""
         self.waiting.clear()
-        self.unread, self.running, self.cache = [], [], None
+        self.waiting_prefill, self.running, self.cache = [], [], None
 
     def step(self) -> list[TokenEvent]:
         """One more id for every request that has a row; rows that became free are filled first.
 
         Where the model raises, what the caches remember is unknown: only `clear` is safe after it.
         """
-        with inference(self.model):
-            free = self.max_rows - len(self.running) - len(self.unread)
-            fresh = [*self.unread, *(self.waiting.popleft() for _ in range(min(free, len(self.waiting))))]
-            self.unread = []
+        with inference_mode(self.model):
+            free = self.max_rows - len(self.running) - len(self.waiting_prefill)
+            fresh = [
+                *self.waiting_prefill,
+                *(self.waiting.popleft() for _ in range(min(free, len(self.waiting)))),
+            ]
+            self.waiting_prefill = []
             failed: list[TokenEvent] = []
-            logits = [self._advance()] if self.running else []
-            for group in alike(fresh):
-                logits += self._admit_or_fail(group, failed)
+            logits = [self._decode_step()] if self.running else []
+            for group in group_by_length(fresh):
+                logits += self._prefill_or_fail(group, failed)
             chosen = self._choose(torch.cat(logits) if len(logits) > 1 else logits[0]) if logits else []
             return [*failed, *chosen]
 
     def stream(
         self,
         prompts: Sequence[Sequence[int]],
-        samplings: Sampling | Sequence[Sampling],
+        samplings: SamplingParams | Sequence[SamplingParams],
         sources: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[TokenEvent]:
         """The events of these prompts as they come; `row` is the place in `prompts`.
 
-        One `Sampling` serves all prompts; `sources` has one for each. Closing the iterator cancels the
+        One `SamplingParams` serves all prompts; `sources` has one for each. Closing the iterator cancels the
         rest. Raises UsageError before anything is generated, also where the engine is busy with other requests, whose
         events would be lost.
         """
-        if self.busy:
+        if self.has_work:
             raise UsageError(
                 "in_use", "the engine is busy with other requests; use submit and step, or another engine"
             )
-        each = [samplings] * len(prompts) if isinstance(samplings, Sampling) else list(samplings)
-        if len(each) != len(prompts):
+        each_sampling = (
+            [samplings] * len(prompts) if isinstance(samplings, SamplingParams) else list(samplings)
+        )
+        if len(each_sampling) != len(prompts):
             raise UsageError(
                 "size_mismatch",
-                f"{len(prompts)} prompts with {len(each)} samplings; give one for each, or one for all",
+                f"{len(prompts)} prompts with {len(each_sampling)} samplings; give one for each, or one for all",
             )
         if sources is not None and len(sources) != len(prompts):
             raise UsageError(
@@ -173,12 +182,12 @@ class Engine:
                 f"{len(prompts)} prompts with {len(sources)} sources; give one for each, or none",
             )
         given = [None] * len(prompts) if sources is None else sources
-        wanted = list(zip(prompts, each, given, strict=True))
+        wanted = list(zip(prompts, each_sampling, given, strict=True))
         for request in wanted:
             self.check(*request)
         place = {self.submit(*request): row for row, request in enumerate(wanted)}
         try:
-            while self.busy:
+            while self.has_work:
                 for event in self.step():
                     if event.error is not None:
                         raise event.error
@@ -188,47 +197,49 @@ class Engine:
 
     # ── the parts of a step ──
 
-    def _advance(self) -> Tensor:
+    def _decode_step(self) -> Tensor:
         """Read the newest id of every running row: logits (B, V)."""
-        ids = torch.tensor([[each.ids[-1]] for each in self.running], device=self._device)
+        ids = torch.tensor([[request.ids[-1]] for request in self.running], device=self._device)
         return self.model(ids, self.cache)[:, -1]
 
-    def _admit(self, fresh: list[Request]) -> Tensor:
+    def _prefill_waiting(self, fresh: list[Request]) -> Tensor:
         """Read the ids of new rows together, and join them to the running ones: logits (B, V)."""
-        room = max(len(each.ids) + each.sampling.max_tokens - each.n_new for each in fresh)
-        length = room if self._context is None else min(room, self._context)
+        longest = max(len(request.ids) + request.sampling.max_tokens - request.n_new for request in fresh)
+        length = longest if self._context is None else min(longest, self._context)
         cache = self.model.new_cache(len(fresh), length, self._sources(fresh))
-        logits = prefill(self.model, [each.ids for each in fresh], cache, self._device)
+        logits = prefill(self.model, [request.ids for request in fresh], cache, self._device)
         self.cache = cache if self.cache is None else self.cache.join(cache)
         self.running = [*self.running, *fresh]
         return logits
 
-    def _admit_or_fail(self, fresh: list[Request], failed: list[TokenEvent]) -> list[Tensor]:
+    def _prefill_or_fail(self, fresh: list[Request], failed: list[TokenEvent]) -> list[Tensor]:
         """Admit new rows; where they cannot be read together, one by one, and those that fail alone end with an error.
 
         The caches of the running rows are not touched before the new ones are whole.
         """
         try:
-            return [self._admit(fresh)]
+            return [self._prefill_waiting(fresh)]
         except Exception as error:
             if len(fresh) == 1:
                 failed.append(TokenEvent(fresh[0].number, None, error=failure(error)))
                 return []
-        return [logits for request in fresh for logits in self._admit_or_fail([request], failed)]
+        return [logits for request in fresh for logits in self._prefill_or_fail([request], failed)]
 
     def _sources(self, fresh: list[Request]) -> Tensor | None:
         """The source texts (B, S) of new rows, an empty one for a row without; None where no row has one."""
-        if all(each.source is None for each in fresh):
+        if all(request.source is None for request in fresh):
             return None
-        return pad_sources([each.source or [] for each in fresh], self.model.config.end_id).to(self._device)
+        return pad_sources([request.source or [] for request in fresh], self.model.config.end_id).to(
+            self._device
+        )
 
     def _choose(self, logits: Tensor) -> list[TokenEvent]:
-        """Draw an id for every row of logits (B, V), tell of it, and let the finished rows go."""
+        """Sample an id for every row of logits (B, V), emit its event, and release finished rows."""
         events, keep = [], []
-        rows = in_reach(logits, self.n_ids).float().cpu().numpy()
+        rows = mask_unused_ids(logits, self.n_ids).float().cpu().numpy()
         for row, (request, scores) in enumerate(zip(self.running, rows, strict=True)):
             try:
-                id = choose(scores, request.sampling, request.ids, request.n_new)
+                id = sample_id(scores, request.sampling, request.ids, request.n_new)
             except Exception as error:  # of this row alone: the others have logits of their own
                 events.append(TokenEvent(request.number, None, error=failure(error)))
                 continue
@@ -241,15 +252,15 @@ class Engine:
                 events.append(TokenEvent(request.number, id, "length"))
             else:
                 events.append(TokenEvent(request.number, id))
-                if extend(request.ids, id, self._context):
-                    self.unread.append(request)  # its positions changed: read again what it keeps
+                if append_or_truncate(request.ids, id, self._context):
+                    self.waiting_prefill.append(request)  # its positions changed: read again what it keeps
                 else:
                     keep.append(row)
-        self._keep(keep)
+        self._keep_rows(keep)
         return events
 
-    def _keep(self, rows: list[int]) -> None:
-        """Only these rows go on."""
+    def _keep_rows(self, rows: list[int]) -> None:
+        """Keep only these rows."""
         if len(rows) == len(self.running):
             return
         with torch.inference_mode():  # `cancel` comes here too, and the cache was made in this mode
@@ -269,10 +280,10 @@ def failure(error: Exception) -> TextusError:
     return failed
 
 
-def alike(requests: list[Request]) -> list[list[Request]]:
+def group_by_length(requests: list[Request]) -> list[list[Request]]:
     """Groups to be read together, the longest at most twice the shortest: padding costs time too."""
     groups: list[list[Request]] = []
-    for request in sorted(requests, key=lambda each: len(each.ids)):
+    for request in sorted(requests, key=lambda waiting: len(waiting.ids)):
         if groups and len(request.ids) <= 2 * len(groups[-1][0].ids):
             groups[-1].append(request)
         else:
@@ -299,7 +310,7 @@ def prefill(
         for row, n in enumerate(inside.tolist()):
             if n:
                 last[row] = logits[row, n - 1]
-    return torch.stack([each for each in last if each is not None])
+    return torch.stack([logits for logits in last if logits is not None])
 
 
 # ── many callers ───────────────────────────────────────────────────────────────────────────────
@@ -370,7 +381,7 @@ class AsyncEngine:
     def submit(
         self,
         ids: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         source: Sequence[int] | None = None,
         callback: EventCallback | None = None,
     ) -> RequestHandle:
@@ -415,7 +426,7 @@ class AsyncEngine:
 
     def _obey(self) -> bool:
         """Carry out the orders that have come, and wait for one where nothing is to do; False on "close"."""
-        while not (self.engine.busy and self._inbox.empty()):
+        while not (self.engine.has_work and self._inbox.empty()):
             what, reply, detail = self._inbox.get()
             if what == "close":
                 return False
@@ -427,8 +438,8 @@ class AsyncEngine:
         return True
 
     def _cancel(self, reply: RequestHandle) -> None:
-        for number, each in self._open.items():
-            if each is reply:
+        for number, handle in self._open.items():
+            if handle is reply:
                 self.engine.cancel(number)
                 del self._open[number]
                 reply.deliver(None)

@@ -61,7 +61,7 @@ logits overflow: a repetition penalty of 1e-300 makes them infinite."""
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How the next id is chosen, and when to stop. Temperature 0 is greedy; 0, 1 and 0 leave a filter out."""
 
     temperature: float = 0.8
@@ -90,15 +90,15 @@ class Sampling:
             )
 
 
-def sampling_of(values: dict[str, Any]) -> Sampling:
-    """Keywords as a checked `Sampling`; UsageError for one that it does not have."""
-    names = [field.name for field in fields(Sampling)]
+def sampling_params(values: dict[str, Any]) -> SamplingParams:
+    """Keywords as a checked `SamplingParams`; UsageError for one that it does not have."""
+    names = [field.name for field in fields(SamplingParams)]
     for name in values:
         if name not in names:
             raise unknown_name_error("sampling setting", name, names)
     if isinstance(stop := values.get("stop", ()), str | list):
         values = {**values, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
-    sampling = Sampling(**values)
+    sampling = SamplingParams(**values)
     sampling.check()
     return sampling
 
@@ -109,16 +109,16 @@ Ends = int | Collection[int] | None
 """What ends a text: one id, several, or none."""
 
 
-def as_ends(ends: Ends) -> frozenset[int]:
+def eos_ids(ends: Ends) -> frozenset[int]:
     """The ids that end a text."""
     if ends is None:
         return frozenset()
     return frozenset([ends] if isinstance(ends, int) else ends)
 
 
-def in_reach(logits: Tensor, n_ids: int | None) -> Tensor:
-    """Logits (..., V) in which ids from `n_ids` on can never be chosen: models round their vocabulary up, and what
-    no tokenizer knows is no text. Only choosing leaves them out; likelihoods stay what the model says.
+def mask_unused_ids(logits: Tensor, n_ids: int | None) -> Tensor:
+    """Logits (..., V) in which ids from `n_ids` on are never sampled: models round their vocabulary up, and the
+    tokenizer cannot decode those. Likelihoods are unchanged.
     """
     size = logits.shape[-1]
     if n_ids is None or n_ids >= size:
@@ -126,16 +126,18 @@ def in_reach(logits: Tensor, n_ids: int | None) -> Tensor:
     return torch.nn.functional.pad(logits[..., :n_ids], (0, size - n_ids), value=-math.inf)
 
 
-def choose(logits: Tensor | np.ndarray, sampling: Sampling, history: Sequence[int], step: int) -> int:
+def sample_id(
+    logits: Tensor | np.ndarray, sampling: SamplingParams, history: Sequence[int], step: int
+) -> int:
     """The next id, from logits (V,): the likeliest at temperature 0, else drawn with the number of this
     `step`.
 
     `history` are the ids the model still sees, for the repetition penalty. Equal inputs give equal ids,
-    whatever else is going on; ties go to the smallest id. Raises RunError where the logits are not numbers.
+    whatever else is generated; ties go to the smallest id. Raises RunError where the logits are not numbers.
     """
     scores = logits.float().cpu().numpy() if isinstance(logits, Tensor) else logits
     if sampling.repetition_penalty != 1.0:
-        scores = penalise(scores, history, sampling.repetition_penalty)
+        scores = apply_repetition_penalty(scores, history, sampling.repetition_penalty)
     best = int(scores.argmax())  # also finds a not-a-number
     if not math.isfinite(scores[best]):
         raise RunError(
@@ -145,30 +147,32 @@ def choose(logits: Tensor | np.ndarray, sampling: Sampling, history: Sequence[in
         )
     if sampling.temperature == 0:
         return best
-    return draw(weigh(scores, scores[best], sampling), uniform(sampling.seed, "sample", step))
+    return sample_index(
+        filtered_probs(scores, scores[best], sampling), uniform(sampling.seed, "sample", step)
+    )
 
 
-def draw(weights: np.ndarray, number: float) -> int:
+def sample_index(weights: np.ndarray, number: float) -> int:
     """The id at `number` (in [0, 1)) of the way through the weights (V,); never one of weight zero.
 
     The way goes by id, not by rank: ids that nearly tie, and swap ranks from a rounding, keep their places.
     """
     cumulative = np.cumsum(weights)
-    found = int(cumulative.searchsorted(number * cumulative[-1], side="right"))
+    id = int(cumulative.searchsorted(number * cumulative[-1], side="right"))
     # A number next to 1 can round up to the whole; it is the last id's that weighs anything.
-    return found if found < len(weights) else int(cumulative.searchsorted(cumulative[-1]))
+    return id if id < len(weights) else int(cumulative.searchsorted(cumulative[-1]))
 
 
-def penalise(scores: np.ndarray, history: Sequence[int], penalty: float) -> np.ndarray:
+def apply_repetition_penalty(scores: np.ndarray, history: Sequence[int], penalty: float) -> np.ndarray:
     """A copy of the scores (V,) with those of ids in `history` made less likely, each once."""
     seen = np.asarray(history, dtype=np.int64)
     scores = scores.copy()
-    found = scores[seen]
-    scores[seen] = np.where(found < 0, found * penalty, found / penalty)
+    previous = scores[seen]
+    scores[seen] = np.where(previous < 0, previous * penalty, previous / penalty)
     return scores
 
 
-def weigh(scores: np.ndarray, highest: float, sampling: Sampling) -> np.ndarray:
+def filtered_probs(scores: np.ndarray, highest: float, sampling: SamplingParams) -> np.ndarray:
     """Weights (V,) in proportion to the filtered probabilities, in float64; the likeliest id weighs 1."""
     with np.errstate(over="ignore"):  # a tiny temperature: minus infinity, weight zero, as it should be
         weights = np.exp((scores.astype(np.float64) - float(highest)) / sampling.temperature)
@@ -176,14 +180,14 @@ def weigh(scores: np.ndarray, highest: float, sampling: Sampling) -> np.ndarray:
     if 0 < sampling.top_k < n:
         weights[scores < np.partition(scores, n - sampling.top_k)[n - sampling.top_k]] = 0.0
     if sampling.top_p < 1:
-        weights = nucleus(weights, sampling.top_p)
+        weights = top_p_filter(weights, sampling.top_p)
     if sampling.min_p > 0:
         weights[weights < sampling.min_p] = 0.0
     return weights
 
 
-def nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
-    """Keep the ids before which, from the likeliest down, less than `top_p` of the whole weight lies."""
+def top_p_filter(weights: np.ndarray, top_p: float) -> np.ndarray:
+    """Keep the likeliest ids up to and including the one that reaches `top_p` of the total weight."""
     total = weights.sum()
     # Ids under this bound weigh together at most 1 - top_p, so they are all in the tail: no need to sort
     # them.
@@ -202,7 +206,7 @@ def nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
 def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:
     """UsageError where the model cannot continue these ids: none given, too many, or not in its
     vocabulary."""
-    if not model.can_generate:
+    if not model.capabilities.can_generate:
         raise UsageError(
             "unsupported_model", f"{type(model).__name__} cannot generate text; take a run of another family"
         )
@@ -223,12 +227,12 @@ def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:
         )
 
 
-def fills_context(ids: Sequence[int], sampling: Sampling, context_length: int | None) -> bool:
-    """Whether one more id after `ids` is the last: the context is full with it, and `sliding` was not asked for."""
+def fills_context(ids: Sequence[int], sampling: SamplingParams, context_length: int | None) -> bool:
+    """Whether one more id after `ids` is the last: the context is full with it, and `sliding` is off."""
     return not sampling.sliding and context_length is not None and len(ids) + 1 >= context_length
 
 
-def extend(ids: list[int], id: int, context_length: int | None) -> bool:
+def append_or_truncate(ids: list[int], id: int, context_length: int | None) -> bool:
     """Append `id` in place; where the ids reach the context keep only the last half of it, and return True.
 
     The start is forgotten by halves, not id by id, because after each cut everything must be read again.
@@ -241,7 +245,7 @@ def extend(ids: list[int], id: int, context_length: int | None) -> bool:
 
 
 @contextlib.contextmanager
-def inference(model: LanguageModel) -> Iterator[None]:
+def inference_mode(model: LanguageModel) -> Iterator[None]:
     """No gradients, no dropout; the model's mode is put back afterwards."""
     training = model.training
     if training:
@@ -260,7 +264,7 @@ def device_of(model: LanguageModel) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def beginning(model: LanguageModel, end_id: int) -> list[int]:
+def bos_ids(model: LanguageModel, end_id: int) -> list[int]:
     """The ids every text of this model begins with: end-of-text, but for a few pretrained ones."""
     start = getattr(model.config, "start_id", None)
     return [end_id if start is None else start]
@@ -270,7 +274,7 @@ def check_source(model: LanguageModel, source: Sequence[int] | None) -> None:
     """UsageError where there is a source the model cannot read: it reads none, or the ids are not its own."""
     if source is None:
         return
-    if not model.needs_source:
+    if not model.capabilities.needs_source:
         raise UsageError(
             "unsupported_model", f"{type(model).__name__} reads no source text; give it a prompt only"
         )
@@ -290,7 +294,7 @@ def check_source(model: LanguageModel, source: Sequence[int] | None) -> None:
 def generate(
     model: LanguageModel,
     ids: Sequence[int],
-    sampling: Sampling,
+    sampling: SamplingParams,
     end_id: Ends,
     source: Sequence[int] | None = None,
     *,
@@ -300,23 +304,23 @@ def generate(
     for each of them.
 
     `source` are the ids of the text that is to be answered or translated, for families that need one; `n_ids` is
-    how many ids the tokenizer knows, where the model has more (`in_reach`). Raises UsageError for a prompt or a
+    how many ids the tokenizer knows, where the model has more (`mask_unused_ids`). Raises UsageError for a prompt or a
     sampling out of range. The engine is proven equal to this loop.
     """
     sampling.check()
     check_prompt(model, ids)
     check_source(model, source)
-    seen, new, device, ends = list(ids), list[int](), device_of(model), as_ends(end_id)
+    seen, new, device, ends = list(ids), list[int](), device_of(model), eos_ids(end_id)
     given = None if source is None else pad_sources([list(source)], model.config.end_id).to(device)
-    with inference(model):
+    with inference_mode(model):
         for step in range(sampling.max_tokens):
             cache = None if given is None else model.new_cache(1, len(seen), given)
             logits = model(torch.tensor([seen], device=device), cache)  # (1, T, V)
-            id = choose(in_reach(logits[0, -1], n_ids), sampling, seen, step)
+            id = sample_id(mask_unused_ids(logits[0, -1], n_ids), sampling, seen, step)
             if id in ends:
                 break
             new.append(id)
             if fills_context(seen, sampling, model.config.context_length):
                 break
-            extend(seen, id, model.config.context_length)
+            append_or_truncate(seen, id, model.config.context_length)
     return new

@@ -42,17 +42,17 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         text, self.held = self.held + text, ""
-        found = [(text.index(each) + len(each), -len(each)) for each in self.stop if each in text]
-        if found:
-            end, minus_length = min(found)
+        matches = [(text.index(stop) + len(stop), -len(stop)) for stop in self.stop if stop in text]
+        if matches:
+            end, minus_length = min(matches)
             self.stopped = True
             return text[: end + minus_length]
-        certain = len(text) - max((overlap(text, each) for each in self.stop), default=0)
+        certain = len(text) - max((partial_stop_length(text, stop) for stop in self.stop), default=0)
         text, self.held = text[:certain], text[certain:]
         return text
 
 
-def overlap(text: str, stop: str) -> int:
+def partial_stop_length(text: str, stop: str) -> int:
     """How many characters at the end of `text` are the beginning of `stop` (but not all of it)."""
     for n in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:n]):
@@ -71,7 +71,7 @@ class DecodedStream:
         self.reason: str | None = None
         self.n_tokens = 0
         self._events = events
-        self._pieces = self._decoded(text)
+        self._pieces = self._stream_text(text)
 
     def __iter__(self) -> DecodedStream:
         return self
@@ -79,7 +79,7 @@ class DecodedStream:
     def __next__(self) -> str:
         return next(self._pieces)
 
-    def _decoded(self, text: TextStream) -> Iterator[str]:
+    def _stream_text(self, text: TextStream) -> Iterator[str]:
         for event in self._events:
             self.n_tokens += event.id is not None
             if event.id is not None and (piece := text.push(event.id)):

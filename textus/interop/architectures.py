@@ -1,9 +1,9 @@
 """Pretrained weights in and out: what a foreign model is called here, and its weights under our names.
 
 An architecture is one module of this package, named in `registry.MODULES`, that keeps the `ArchitectureSpec`
-protocol: which classes of `transformers` it stands for, how their configuration becomes ours and back, and a list of
+protocol: which classes of `transformers` it covers, how their configuration becomes ours and back, and a list of
 `WeightMapping`s. The one list serves both ways: to import, the parts of each of our tensors are read and joined; to
-export, each part is cut out and written under its own name. Where the tensors lie does not matter to it
+export, each part is cut out and written under its own name. Where the tensors are stored does not matter to it
 (`TensorReader`): a folder of safetensors (`folder`), a GGUF file (`gguf`) or a llama2.c file (`llama2c`).
 """
 
@@ -28,7 +28,7 @@ from textus.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class WeightMapping:
-    """One foreign tensor, and where it lies in one of ours.
+    """One foreign tensor, and its place in one of ours.
 
     A fused tensor has several parts, each some `rows` (first, last + 1) of it, in order and without gaps.
     `transposed`: the foreign tensor is (inputs, outputs), as GPT-2's are.
@@ -65,7 +65,7 @@ class ArchitectureSpec(Protocol):
 
     @property
     def IGNORED(self) -> tuple[str, ...]:
-        """Regular expressions of whole tensor names that carry nothing learnt (masks, angles): passed over."""
+        """Regular expressions of tensor names without trained weights (masks, angles), which are skipped."""
         ...
 
     @property
@@ -83,7 +83,7 @@ class ArchitectureSpec(Protocol):
         ...
 
     def config_to(self, config: Any, /) -> dict[str, Any]:
-        """config.json from our config, with `architectures`; UsageError saying what the architecture cannot
+        """config.json from our config, with `architectures`; UsageError for what the architecture cannot
         hold.
         """
         ...
@@ -100,7 +100,7 @@ class ArchitectureSpec(Protocol):
 
 
 class TensorReader(Protocol):
-    """Foreign tensors, wherever they lie; read one by one, so that no more than the model is in memory."""
+    """Foreign tensors from any storage, read one by one, so that no more than the model is in memory."""
 
     where: str
     """The file or folder, for messages."""
@@ -131,30 +131,30 @@ class ImportedModel:
 
 def read_weights(module: ArchitectureSpec, config: Any, tensors: TensorReader) -> dict[str, Tensor]:
     """Our weights, from foreign tensors; RunError for one that is missing, left over or of another shape."""
-    if (asked := max(config.n_layer, getattr(config, "n_decoder_layer", 0))) > len(tensors.shapes):
+    if (n_layer := max(config.n_layer, getattr(config, "n_decoder_layer", 0))) > len(tensors.shapes):
         raise RunError(
             "weights_mismatch",
-            f"{tensors.where} has {len(tensors.shapes)} tensors, its configuration asks for {asked:,} layers; the two"
+            f"{tensors.where} has {len(tensors.shapes)} tensors, its configuration asks for {n_layer:,} layers; the two"
             " are not of one model",
         )
     with torch.device("meta"):
         model = build(module.FAMILY, config)
     whole = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     parts, copies = module.rename(config), module.copies(config)
-    found = spelled(module, tensors.shapes, [part.theirs for part in parts])
-    check_names(module, found, [part.theirs for part in parts], copies, tensors.where)
+    names = match_names(module, tensors.shapes, [part.theirs for part in parts])
+    check_names(module, names, [part.theirs for part in parts], copies, tensors.where)
     for part in parts:
-        if (shape := tensors.shapes[found[part.theirs]]) != (wanted := part.shape(whole[part.ours])):
+        if (shape := tensors.shapes[names[part.theirs]]) != (wanted := part.shape(whole[part.ours])):
             raise RunError(
                 "weights_mismatch",
-                f"{tensors.where}: the tensor {found[part.theirs]} has shape {list(shape)}, its configuration says"
+                f"{tensors.where}: the tensor {names[part.theirs]} has shape {list(shape)}, its configuration gives"
                 f" {list(wanted)}; the two are not of one model",
             )
     weights: dict[str, Tensor] = {}
     for name, shape in whole.items():
-        weights[name] = join([part for part in parts if part.ours == name], shape, tensors, found)
+        weights[name] = join_parts([part for part in parts if part.ours == name], shape, tensors, names)
     for copy, original in copies.items():
-        if copy in found and not torch.equal(tensors.read(found[copy]), tensors.read(found[original])):
+        if copy in names and not torch.equal(tensors.read(names[copy]), tensors.read(names[original])):
             raise RunError(
                 "weights_mismatch",
                 f"{tensors.where}: the configuration ties {copy} to {original}, but the file holds two different"
@@ -163,27 +163,27 @@ def read_weights(module: ArchitectureSpec, config: Any, tensors: TensorReader) -
     return weights
 
 
-def join(
-    parts: list[WeightMapping], shape: tuple[int, ...], tensors: TensorReader, found: dict[str, str]
+def join_parts(
+    parts: list[WeightMapping], shape: tuple[int, ...], tensors: TensorReader, names: dict[str, str]
 ) -> Tensor:
     """One of our tensors from its parts."""
     assert parts, "every tensor of a family has parts in its architecture's table"
     whole = torch.empty(shape)
     for part in parts:
-        name = found[part.theirs]
+        name = names[part.theirs]
         tensor = validate.finite(tensors.read(name), tensors.where, name)
         whole[slice(*part.rows) if part.rows else slice(None)] = tensor.t() if part.transposed else tensor
     return whole
 
 
-def spelled(module: ArchitectureSpec, names: Iterable[str], wanted: list[str]) -> dict[str, str]:
+def match_names(module: ArchitectureSpec, names: Iterable[str], wanted: list[str]) -> dict[str, str]:
     """The name in `wanted`'s spelling → the name in the file, which may lack the architecture's prefix."""
-    table = {OLDER.sub(lambda found: NEWER[found[0]], name): name for name in names}
+    table = {OLDER.sub(lambda match: NEWER[match[0]], name): name for name in names}
     if not module.PREFIX or any(name.startswith(module.PREFIX) for name in table):
         return table
     headless = {module.PREFIX + name: theirs for name, theirs in table.items()}
     return {
-        full if full in wanted or ignored(module, full) else name: name for full, name in headless.items()
+        full if full in wanted or is_ignored(module, full) else name: name for full, name in headless.items()
     }
 
 
@@ -192,29 +192,30 @@ NEWER = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bia
 OLDER = re.compile("|".join(map(re.escape, NEWER)))
 
 
-def ignored(module: ArchitectureSpec, name: str) -> bool:
-    """Whether a tensor of that name carries nothing learnt."""
+def is_ignored(module: ArchitectureSpec, name: str) -> bool:
+    """Whether a tensor of that name holds no trained weights."""
     return any(re.fullmatch(rule, name) for rule in module.IGNORED)
 
 
 def check_names(
-    module: ArchitectureSpec, found: dict[str, str], wanted: list[str], copies: dict[str, str], where: str
+    module: ArchitectureSpec, names: dict[str, str], wanted: list[str], copies: dict[str, str], where: str
 ) -> None:
     """RunError naming the first tensors that are missing or left over."""
-    if missing := [name for name in wanted if name not in found]:
+    if missing := [name for name in wanted if name not in names]:
         raise RunError(
-            "tensor_missing", f"{where} has no tensor {listed(missing)}, which its configuration asks for"
+            "tensor_missing",
+            f"{where} has no tensor {summarize_names(missing)}, which its configuration asks for",
         )
     known = {*wanted, *copies}
-    if over := [name for name in found if name not in known and not ignored(module, name)]:
+    if over := [name for name in names if name not in known and not is_ignored(module, name)]:
         raise RunError(
             "tensor_unknown",
-            f"{where} has tensors that its configuration does not know: {listed(over)}; importing it would change"
-            " the model",
+            f"{where} has tensors that its configuration does not explain: {summarize_names(over)};"
+            " importing it would change the model",
         )
 
 
-def listed(names: list[str]) -> str:
+def summarize_names(names: list[str]) -> str:
     """The first three names, and how many more."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

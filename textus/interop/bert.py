@@ -27,7 +27,7 @@ IGNORED = (r"bert\.embeddings\.position_ids", r"bert\.pooler\..*", r"cls\.seq_re
 `transformers` passes over them too."""
 
 MASK = 103
-"""The mask in every vocabulary of the authors'; config.json does not say it."""
+"""The mask in every vocabulary of the authors; config.json does not have it."""
 
 FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 """Switches that are known in one position only."""
@@ -52,7 +52,7 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def shared_from(hf: dict[str, Any], *, with_head: bool, mask_id: int) -> dict[str, Any]:
-    """What BERT and RoBERTa have in common; `mask_id` is the mask where config.json does not say."""
+    """What BERT and RoBERTa have in common; `mask_id` is the mask where config.json has none."""
     for name, known in FIXED.items():
         if hf.get(name, known) != known:
             raise UsageError("unsupported_setting", f"{name}={hf[name]}: a BERT here has {name}={known}")

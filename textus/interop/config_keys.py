@@ -12,7 +12,7 @@ from typing import Any
 
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
-from textus.interop.validate import shown
+from textus.interop.validate import short_repr
 
 
 def names_in(text: str) -> frozenset[str]:
@@ -65,25 +65,25 @@ def check_keys(hf: dict[str, Any], known: Iterable[str], where: str, *, causal: 
     for key, value in hf.items():
         if key in known or HARMLESS_KINDS.search(key):
             continue
-        if value in (True, None) if key in kept else switched_off(key, value):
+        if value in (True, None) if key in kept else is_switched_off(key, value):
             continue
         if key in kept or COMPUTES.search(key):
             raise UsageError(
                 "unsupported_setting",
-                f"{key}={shown(value)} changes what a model computes, and is not supported for {named(hf)}; without it"
-                " every answer would be wrong",
+                f"{key}={short_repr(value)} is not supported for {config_name(hf)}; it changes what"
+                " the model computes, so ignoring it would give wrong outputs",
             )
         odd.append(key)
     if odd:
         log_notice(f"{where}: {len(odd)} keys are not known and not read: {', '.join(odd)}")
 
 
-def named(hf: dict[str, Any]) -> str:
+def config_name(hf: dict[str, Any]) -> str:
     """The class that a configuration names."""
     return str((hf.get("architectures") or ["this architecture"])[0])
 
 
-def switched_off(key: str, value: Any) -> bool:
+def is_switched_off(key: str, value: Any) -> bool:
     """Whether a key's value leaves the computation as it is without the key."""
     if value is None or value is False or value in ([], {}, ""):
         return True
@@ -104,6 +104,6 @@ def check_model_type(hf: dict[str, Any], types: Iterable[str]) -> None:
     if (model_type := hf.get("model_type")) is not None and model_type not in types:
         raise UsageError(
             "unsupported_architecture",
-            f"model_type={shown(model_type)} is not that of {named(hf)} ({', '.join(types)}): transformers would make"
-            " another model of it",
+            f"model_type={short_repr(model_type)} does not match {config_name(hf)} ({', '.join(types)});"
+            " transformers would build another model",
         )

@@ -33,8 +33,8 @@ from textus.interop.registry import (
     architecture,
     describe,
 )
-from textus.interop.sentence_transformers import Sentences, cuts_left, read_modules, write_modules
-from textus.interop.validate import ends
+from textus.interop.sentence_transformers import Sentences, read_modules, truncates_left, write_modules
+from textus.interop.validate import eos_ids
 from textus.models.registry import family as family_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -52,7 +52,7 @@ class SafeTensors:
             self._open(path, names)
 
     def _open(self, path: Path, names: set[str] | None) -> None:
-        """Note where each tensor of a file lies; the library checks that they fill it without overlap."""
+        """Record the tensors of a file; the library checks that they fill it without overlap."""
         try:
             file = safe_open(path, framework="pt")
         except FileNotFoundError as error:
@@ -83,7 +83,7 @@ class SafeTensors:
 
 
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:
-    """The weights' files, with the tensors that the index says are in each (None where there is no index)."""
+    """The weights' files, with the tensors that the index lists for each (None without an index)."""
     if (folder / WEIGHTS).exists():
         return {folder / WEIGHTS: None}
     if (folder / INDEX).exists():
@@ -91,20 +91,20 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
         table = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(table, dict) or not table:
             raise RunError("damaged", f"{folder / INDEX} has no weight_map; it was changed or cut short")
-        found: dict[Path, set[str] | None] = {}
+        files: dict[Path, set[str] | None] = {}
         for name, file in table.items():
             if not is_plain_name(file):
                 raise RunError(
                     "damaged", f"{folder / INDEX} places {name} in {file!r}, which is no file of this folder"
                 )
-            found.setdefault(folder / file, set()).add(name)  # type: ignore[union-attr]
-        return found
-    if names := packaging.pickles(folder):
-        raise pickled(folder, names[0])
+            files.setdefault(folder / file, set()).add(name)  # type: ignore[union-attr]
+        return files
+    if names := packaging.pickled_weights(folder):
+        raise read_pickle(folder, names[0])
     raise packaging.no_weights(folder)
 
 
-def pickled(folder: Path, name: str) -> RunError:
+def read_pickle(folder: Path, name: str) -> RunError:
     """The error for a checkpoint that runs a program when it is read."""
     if not (folder / "config.json").is_file():
         return packaging.checkpoint(folder / name)
@@ -128,18 +128,18 @@ def read_folder(folder: Path) -> ImportedModel:
     folder = Path(folder)
     packaging.check_pointers(folder)
     if sentences := read_modules(folder):
-        return with_vectors(sentences, read_model(sentences.place), folder)
-    found = read_model(folder)
-    if found.family == "encoder" and cuts_left(folder):
+        return with_pooling(sentences, read_model(sentences.place), folder)
+    imported = read_model(folder)
+    if imported.family == "encoder" and truncates_left(folder):
         log_notice(
             f"{folder}: its tokenizer cuts a longer text at its start (truncation_side=left), here the end is cut"
         )
-    return found
+    return imported
 
 
-def with_vectors(sentences: Sentences, found: ImportedModel, folder: Path) -> ImportedModel:
-    """A model with the head that makes vectors of texts as its folder says."""
-    tokenizer = found.tokenizer
+def with_pooling(sentences: Sentences, imported: ImportedModel, folder: Path) -> ImportedModel:
+    """A model with the similarity head that its folder describes."""
+    tokenizer = imported.tokenizer
     if sentences.lower and tokenizer is not None and tokenizer.encode("AB") != tokenizer.encode("ab"):
         raise UsageError(
             "unsupported_setting",
@@ -154,11 +154,11 @@ def with_vectors(sentences: Sentences, found: ImportedModel, folder: Path) -> Im
         )
     head = {"kind": "similarity", "pooling": sentences.pooling, "dense": sentences.dense}
     weights = {f"heads.similarity.{name}": tensor for name, tensor in sentences.weights.items()}
-    source = {**found.source, "prompts": sentences.prompts} if sentences.prompts else found.source
+    source = {**imported.source, "prompts": sentences.prompts} if sentences.prompts else imported.source
     settings = {"pooling": sentences.pooling, "longest": sentences.longest, "cut": sentences.cut}
     return replace(
-        found,
-        weights=found.weights | weights,
+        imported,
+        weights=imported.weights | weights,
         source=source,
         heads={"similarity": head},
         task_settings=settings,
@@ -180,48 +180,48 @@ def read_model(folder: Path) -> ImportedModel:
         tokenizer is not None
         and (mask := tokenizer.special.get(tokenizer.roles.get("mask_token", ""))) is not None
     ):
-        hf.setdefault("mask_token_id", mask)  # config.json hardly ever says which it is
+        hf.setdefault("mask_token_id", mask)  # config.json rarely has it
     tensors = SafeTensors(folder)
-    if "scale_decoder_outputs" in hf:  # a T5 of transformers 5, which says of each that its head is tied
-        hf["tie_word_embeddings"] = not apart(tensors, "lm_head.weight", "shared.weight")
+    if "scale_decoder_outputs" in hf:  # a T5 of transformers 5, which marks every head as tied
+        hf["tie_word_embeddings"] = not is_untied(tensors, "lm_head.weight", "shared.weight")
     if headed:
         values = {**checked_config(module, {**hf, "architectures": [headed[1]]}, where), "pooler": False}
     else:
         values = checked_config(module, hf, where)
     config: Any = from_dict(family_of(module.FAMILY)[1], values, "model.")
     if tokenizer is not None:
-        tokenizer = fitting(tokenizer, config.vocab_size, str(folder))
-        if family_of(module.FAMILY)[0].can_generate:
-            tokenizer.add_eos_ids(said_ends(folder, hf, tokenizer.vocab_size))
+        tokenizer = check_vocabulary(tokenizer, config.vocab_size, str(folder))
+        if family_of(module.FAMILY)[0].capabilities.can_generate:
+            tokenizer.add_eos_ids(eos_ids_from_config(folder, hf, tokenizer.vocab_size))
     if headed:
-        found = task_heads.read_head(module, headed[2], hf, tensors)
-        found["weights"] |= read_weights(
+        parts = task_heads.read_head(module, headed[2], hf, tensors)
+        parts["weights"] |= read_weights(
             module, config, task_heads.Body(tensors, task_heads.parts(module, headed[2]))
         )
     else:
-        found = {"weights": read_weights(module, config, tensors)}
+        parts = {"weights": read_weights(module, config, tensors)}
     files = [folder / "config.json", *tensors.files]
     source = {"format": "huggingface", "architecture": name, "files": {f.name: sha256(f) for f in files}}
-    return ImportedModel(module.FAMILY, values, tokenizer=tokenizer, source=source, **found)
+    return ImportedModel(module.FAMILY, values, tokenizer=tokenizer, source=source, **parts)
 
 
-def apart(tensors: SafeTensors, first: str, second: str) -> bool:
+def is_untied(tensors: SafeTensors, first: str, second: str) -> bool:
     """Whether the file holds these two tensors, and they differ."""
     if first not in tensors.shapes or second not in tensors.shapes:
         return False
     return not torch.equal(tensors.read(first), tensors.read(second))
 
 
-def said_ends(folder: Path, hf: dict[str, Any], n_ids: int) -> list[int]:
+def eos_ids_from_config(folder: Path, hf: dict[str, Any], n_ids: int) -> list[int]:
     """The ids that end a text or a turn: `eos_token_id` of generation_config.json and of config.json."""
-    found = ends(f"{folder}/config.json", [("eos_token_id", hf.get("eos_token_id"))], n_ids)
+    ids = eos_ids(f"{folder}/config.json", [("eos_token_id", hf.get("eos_token_id"))], n_ids)
     path = folder / "generation_config.json"
     if not path.exists():
-        return found
-    said = read_json(path)
-    if not isinstance(said, dict):
+        return ids
+    generation = read_json(path)
+    if not isinstance(generation, dict):
         raise RunError("damaged", f"{path} is no object; it was changed or cut short, fetch it again")
-    return [*ends(str(path), [("eos_token_id", said.get("eos_token_id"))], n_ids), *found]
+    return [*eos_ids(str(path), [("eos_token_id", generation.get("eos_token_id"))], n_ids), *ids]
 
 
 def class_name(hf: Any, folder: Path) -> str:
@@ -240,29 +240,30 @@ def read_tokenizer(folder: Path, hf: dict[str, Any]) -> tokenizers.Tokenizer | N
     """The folder's tokenizer: tokenizer.json, or the files of an older one; None where it has neither."""
     if (folder / "tokenizer.json").exists():
         usual = hf.get("tokenizer_class") or legacy_tokenizers.USUAL.get(str(hf.get("model_type")))
-        found = tokenizers.load(folder, usual)
+        tokenizer = tokenizers.load(folder, usual)
         named = tokenizers.read_config(folder / "tokenizer.json").get("tokenizer_class") or usual
-        if str(named).removesuffix("Fast") == "Qwen2Tokenizer" and not llama.opened_as_qwen2(found.record):
+        if str(named).removesuffix("Fast") == "Qwen2Tokenizer" and not llama.opened_as_qwen2(
+            tokenizer.record
+        ):
             log_notice(
                 f"{folder}: its tokenizer.json does not split texts as a Qwen2Tokenizer does; the file is followed, the"
                 " ids of AutoTokenizer may differ"
             )
-        return found
+        return tokenizer
     return legacy_tokenizers.read(folder, hf)
 
 
 PADDING_SHARE = 0.1
-"""Rows of an embedding that may lie beyond the tokenizer's entries: models round their vocabulary up."""
+"""Rows of an embedding that may exceed the tokenizer's entries: models round their vocabulary up."""
 ROUND, ROUNDED = 64, 512
 """Or fewer than this many, where the rows are a multiple of that."""
 
 
-def fitting(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> tokenizers.Tokenizer:
+def check_vocabulary(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> tokenizers.Tokenizer:
     """The tokenizer for weights of so many rows; RunError where the two are not of one model.
 
-    Special tokens that were added without a row, as a [PAD] often is, are left out, and a notice says so. Rows beyond
-    the tokenizer's entries stay as they are and count in likelihoods; `generation.sampling.in_reach` keeps them from
-    being chosen.
+    Special tokens that were added without a row, as a [PAD] often is, are left out with a notice. Rows beyond the
+    tokenizer's vocabulary count in likelihoods and are never sampled (`generation.sampling.mask_unused_ids`).
     """
     n = tokenizer.vocab_size
     few = n >= (1 - PADDING_SHARE) * vocab_size or (vocab_size % ROUND == 0 and vocab_size - n < ROUNDED)
@@ -309,7 +310,7 @@ def write_folder(
         tokenizer.save(out)
         finish_tokenizer(out, family, config, tokenizer)
         hf = {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id, **hf}
-        if family_of(family)[0].can_generate:
+        if family_of(family)[0].capabilities.can_generate:
             write_json(out / "generation_config.json", generation_config(tokenizer, hf))
     write_json(out / "config.json", {**hf, "dtype": "float32"})
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
@@ -327,7 +328,7 @@ def write_head(
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
     finish_tokenizer(out, "encoder", config, tokenizer)
-    framed(out, tokenizer, longest=task.longest)
+    frame_tokenizer(out, tokenizer, longest=task.longest)
     write_json(out / "config.json", {"eos_token_id": tokenizer.end_id, **hf, "dtype": "float32"})
     tensors = task_heads.head_weights(body, config, model.state_dict(), task.name, spec["kind"])
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
@@ -342,7 +343,7 @@ def write_sentences(
     """
     weights = model.state_dict()
     name = write_folder(out, "encoder", model.config, weights, tokenizer)
-    framed(out, tokenizer, longest=task.longest)
+    frame_tokenizer(out, tokenizer, longest=task.longest)
     path = out / "tokenizer_config.json"
     write_json(path, {**read_json(path), "truncation_side": "left" if task.cut == "start" else "right"})
     first = f"heads.{task.name}."
@@ -364,7 +365,7 @@ class Headed:
     cut: str = "end"
 
 
-def framed(out: Path, tokenizer: tokenizers.Tokenizer, *, longest: int) -> None:
+def frame_tokenizer(out: Path, tokenizer: tokenizers.Tokenizer, *, longest: int) -> None:
     """Let an exported tokenizer set around texts what a task's rows have around them here, and cut them as long."""
     names = {number: name for name, number in tokenizer.special.items()}
     begin = [names[number] for number in tokenizer.bos_ids or [tokenizer.end_id]]
@@ -377,10 +378,10 @@ def framed(out: Path, tokenizer: tokenizers.Tokenizer, *, longest: int) -> None:
     )  # fmt: skip
     write_atomic(out / "tokenizer.json", backend.to_str(pretty=True))
     path = out / "tokenizer_config.json"
-    said = read_json(path)
-    length = min(said["model_max_length"], longest or said["model_max_length"])
+    settings = read_json(path)
+    length = min(settings["model_max_length"], longest or settings["model_max_length"])
     changed = fingerprint(json.loads(backend.to_str()))
-    write_json(path, {**said, "textus_fingerprint": changed, "model_max_length": length})
+    write_json(path, {**settings, "textus_fingerprint": changed, "model_max_length": length})
 
 
 def finish_tokenizer(out: Path, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> None:

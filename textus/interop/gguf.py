@@ -21,16 +21,16 @@ from textus.core.io import sha256
 from textus.interop import llama, validate
 from textus.interop.architectures import ImportedModel, checked_config, read_weights
 from textus.interop.config_keys import check_keys, names_in
-from textus.interop.folder import fitting
+from textus.interop.folder import check_vocabulary
 from textus.interop.gguf_reader import Container
 from textus.interop.tokenizer_json import (
     ADDED,
     CONTROL,
     UNKNOWN,
     WHOLE_WORDS,
-    beginning,
+    bos_post_processor,
+    build_tokenizer,
     byte_level,
-    made,
     sentencepiece,
 )
 from textus.models.nn.rope import RopeScaling
@@ -59,16 +59,16 @@ class Renamed:
     def __init__(self, container: Container, heads: tuple[int, int], in_pairs: bool) -> None:
         self.container, self.where = container, container.where
         self.heads = {"q_proj": heads[0], "k_proj": heads[1]} if in_pairs else {}
-        self.names = {renamed(name): name for name in container.shapes if name != STRETCHING}
+        self.names = {hugging_face_name(name): name for name in container.shapes if name != STRETCHING}
         self.shapes = {name: container.shapes[theirs] for name, theirs in self.names.items()}
 
     def read(self, name: str) -> Tensor:
         tensor = self.container.read(self.names[name])
         heads = self.heads.get(name.split(".")[-2])
-        return tensor if heads is None else in_halves(tensor, heads)
+        return tensor if heads is None else interleave_to_halves(tensor, heads)
 
 
-def renamed(name: str) -> str:
+def hugging_face_name(name: str) -> str:
     """The name of a tensor in `transformers`; one that has none there stays as it is."""
     parts = name.split(".")
     if parts[0] == "blk" and len(parts) == 4 and parts[2] in NAMES:
@@ -76,7 +76,7 @@ def renamed(name: str) -> str:
     return f"{OUTER[parts[0]]}.{parts[1]}" if parts[0] in OUTER and len(parts) == 2 else name
 
 
-def in_halves(tensor: Tensor, n_head: int) -> Tensor:
+def interleave_to_halves(tensor: Tensor, n_head: int) -> Tensor:
     """Rows of each head from pairs (0, 1), (2, 3) … to halves: first all even rows, then all odd ones."""
     return tensor.unflatten(0, (n_head, -1, 2)).transpose(1, 2).flatten(0, 2)
 
@@ -89,10 +89,10 @@ def read_file(path: Path) -> ImportedModel:
     kind = Values(container, "general").text("architecture")
     if kind not in CLASSES:
         raise validate.unsupported(f"{container.where}: the architecture", kind, CLASSES)
-    hf = as_hugging_face(container, kind)
+    hf = hugging_face_config(container, kind)
     values = checked_config(llama, hf, container.where)
     config: Any = from_dict(family_of(llama.FAMILY)[1], values, "model.")
-    tokenizer = fitting(read_tokenizer(container), config.vocab_size, container.where)
+    tokenizer = check_vocabulary(read_tokenizer(container), config.vocab_size, container.where)
     tensors = Renamed(container, (config.n_head, config.n_kv_head), in_pairs=kind == "llama")
     weights = read_weights(llama, config, tensors)
     source = {"format": "gguf", "architecture": kind, "files": {Path(path).name: sha256(Path(path))}}
@@ -139,17 +139,17 @@ def check_metadata(container: Container, kind: str) -> None:
         raise UsageError(error.code, f"{container.where}: {error}") from error
 
 
-def as_hugging_face(container: Container, kind: str) -> dict[str, Any]:
+def hugging_face_config(container: Container, kind: str) -> dict[str, Any]:
     """The metadata as config.json."""
-    said = Values(container, kind)
+    values = Values(container, kind)
     check_metadata(container, kind)
     if "token_embd.weight" not in container.shapes:
         raise RunError(
             "tensor_missing", f"{container.where} has no tensor token_embd.weight; it is not a whole model"
         )
-    n_head, width = said.count("attention.head_count"), said.count("embedding_length")
-    head = said.count("attention.key_length", width // n_head)
-    if (turned := said.count("rope.dimension_count", head)) != head:
+    n_head, width = values.count("attention.head_count"), values.count("embedding_length")
+    head = values.count("attention.key_length", width // n_head)
+    if (turned := values.count("rope.dimension_count", head)) != head:
         raise UsageError(
             "unsupported_setting",
             f"{container.where} turns {turned} of a head's {head} numbers; here all are turned",
@@ -157,36 +157,36 @@ def as_hugging_face(container: Container, kind: str) -> dict[str, Any]:
     hf = {
         "architectures": [CLASSES[kind]],
         "vocab_size": container.shapes["token_embd.weight"][0],
-        "max_position_embeddings": said.count("context_length", most=validate.CONTEXT),
-        "num_hidden_layers": said.count("block_count", most=validate.LAYERS),
+        "max_position_embeddings": values.count("context_length", most=validate.CONTEXT),
+        "num_hidden_layers": values.count("block_count", most=validate.LAYERS),
         "num_attention_heads": n_head,
-        "num_key_value_heads": said.count("attention.head_count_kv", n_head),
+        "num_key_value_heads": values.count("attention.head_count_kv", n_head),
         "hidden_size": width,
         "head_dim": head,
-        "intermediate_size": said.count("feed_forward_length"),
-        "rms_norm_eps": rounded(said.number("attention.layer_norm_rms_epsilon", above=0, below=1)),
+        "intermediate_size": values.count("feed_forward_length"),
+        "rms_norm_eps": round_decimal(values.number("attention.layer_norm_rms_epsilon", above=0, below=1)),
         "tie_word_embeddings": "output.weight" not in container.shapes,
         "attention_bias": "blk.0.attn_output.bias" in container.shapes,
-        "rope_parameters": rope(said, head),
+        "rope_parameters": rope(values, head),
     }
-    window = said.count("attention.sliding_window", 0, least=0, most=validate.CONTEXT)
+    window = values.count("attention.sliding_window", 0, least=0, most=validate.CONTEXT)
     if window and kind == "llama":
         hf |= {"architectures": ["MistralForCausalLM"], "sliding_window": window}
     return hf
 
 
-def rope(said: Values, head: int) -> dict[str, Any]:
-    """`rope_parameters` from the metadata, or from the tensor that stands for Llama 3's."""
-    theta = said.number("rope.freq_base", llama.THETA, above=1, below=1e15)
-    found: dict[str, Any] = {"rope_theta": rounded(theta)}
-    if STRETCHING in said.container.shapes:
-        return found | llama3(said.container, found["rope_theta"], head)
-    if (kind := said.text("rope.scaling.type", "none")) != "none":
-        found |= {"rope_type": kind, "factor": said.number("rope.scaling.factor", above=0, below=1e6)}
+def rope(values: Values, head: int) -> dict[str, Any]:
+    """`rope_parameters` from the metadata, or from the tensor that encodes Llama 3's."""
+    theta = values.number("rope.freq_base", llama.THETA, above=1, below=1e15)
+    scaling: dict[str, Any] = {"rope_theta": round_decimal(theta)}
+    if STRETCHING in values.container.shapes:
+        return scaling | llama3(values.container, scaling["rope_theta"], head)
+    if (kind := values.text("rope.scaling.type", "none")) != "none":
+        scaling |= {"rope_type": kind, "factor": values.number("rope.scaling.factor", above=0, below=1e6)}
         name = "rope.scaling.original_context_length"
-        if original := said.count(name, 0, least=0, most=validate.CONTEXT):
-            found["original_max_position_embeddings"] = original
-    return found
+        if original := values.count(name, 0, least=0, most=validate.CONTEXT):
+            scaling["original_max_position_embeddings"] = original
+    return scaling
 
 
 def llama3(container: Container, theta: float, head: int) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def llama3(container: Container, theta: float, head: int) -> dict[str, Any]:
     divisors = container.read(STRETCHING).double()
     scaling = RopeScaling("llama3", max(1.0, float(divisors.max())), original_context=8192)
     frequency = theta ** -(torch.arange(0, head, 2, dtype=torch.float64) / head)
-    expected = frequency / scaling.slow(frequency, theta)
+    expected = frequency / scaling.scaled_frequencies(frequency, theta)
     if divisors.shape != expected.shape or not torch.allclose(divisors, expected, rtol=1e-3):
         raise UsageError(
             "unsupported_setting",
@@ -226,15 +226,15 @@ class Values:
         """A whole number."""
         key = f"{self.kind}.{name}"
         value = self(name, default)
-        if isinstance(value, list) and value and all(type(each) is int for each in value):
+        if isinstance(value, list) and value and all(type(item) is int for item in value):
             if len(set(value)) > 1:  # one for each layer
                 raise UsageError(
                     "unsupported_setting",
-                    f"{self.container.where}: {key}={validate.shown(value)} differs from layer to layer; one for"
+                    f"{self.container.where}: {key}={validate.short_repr(value)} differs from layer to layer; one for"
                     " all layers is supported",
                 )
             value = value[0]
-        return validate.whole(self.container.where, key, value, least=least, most=most)
+        return validate.integer(self.container.where, key, value, least=least, most=most)
 
     def number(self, name: str, default: float | None = None, *, above: float, below: float) -> float:
         """A number between these two."""
@@ -249,26 +249,26 @@ class Values:
 
     def entries(self, name: str, kind: type, n: int | None = None) -> list[Any]:
         """A list of values of this type; RunError where it has not `n`."""
-        found = self(name)
-        if not isinstance(found, list) or not found or not all(type(each) is kind for each in found):
-            raise validate.wrong(
-                self.container.where, f"{self.kind}.{name}", found, f"a list of {kind.__name__}"
+        values = self(name)
+        if not isinstance(values, list) or not values or not all(type(entry) is kind for entry in values):
+            raise validate.invalid_value(
+                self.container.where, f"{self.kind}.{name}", values, f"a list of {kind.__name__}"
             )
-        if n is not None and len(found) != n:
+        if n is not None and len(values) != n:
             raise RunError(
                 "damaged",
-                f"{self.container.where}: {self.kind}.{name} has {len(found):,} entries for {n:,} tokens; it is"
+                f"{self.container.where}: {self.kind}.{name} has {len(values):,} entries for {n:,} tokens; it is"
                 " damaged, fetch it again",
             )
-        return found
+        return values
 
     def _of(self, name: str, default: Any, kind: type, wanted: str) -> Any:
         if not isinstance(value := self(name, default), kind):
-            raise validate.wrong(self.container.where, f"{self.kind}.{name}", value, wanted)
+            raise validate.invalid_value(self.container.where, f"{self.kind}.{name}", value, wanted)
         return value
 
 
-def rounded(value: float) -> float:
+def round_decimal(value: float) -> float:
     """A number that was stored in float32 as it was written: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))
 
@@ -278,49 +278,47 @@ def rounded(value: float) -> float:
 
 def read_tokenizer(container: Container) -> Tokenizer:
     """The tokenizer and chat template of a file."""
-    said = Values(container, "tokenizer.ggml")
-    pieces, kind = said.entries("tokens", str), said.text("model")
-    types, split = said.entries("token_type", int, len(pieces)), said.text("pre", "default")
-    ended = [(f"{said.kind}.{name}", container.metadata.get(f"{said.kind}.{name}")) for name in ENDS]
-    ids = validate.ends(container.where, ended, len(pieces))
-    roles = roles_of(said, pieces)
+    values = Values(container, "tokenizer.ggml")
+    pieces, kind = values.entries("tokens", str), values.text("model")
+    types, split = values.entries("token_type", int, len(pieces)), values.text("pre", "default")
+    ended = [(f"{values.kind}.{name}", container.metadata.get(f"{values.kind}.{name}")) for name in ENDS]
+    ids = validate.eos_ids(container.where, ended, len(pieces))
+    roles = special_tokens(values, pieces)
     if "eos_token" not in roles:
-        raise RunError("damaged", f"{container.where} does not say which token ends a text; it is damaged")
+        raise RunError("damaged", f"{container.where} names no token that ends a text; it is damaged")
     added = {
-        n: each in (CONTROL, UNKNOWN) for n, each in enumerate(types) if each in (CONTROL, UNKNOWN, ADDED)
-    } | dict.fromkeys(ids, True)  # what ends a text is no text, whatever its type says
+        n: type_ in (CONTROL, UNKNOWN) for n, type_ in enumerate(types) if type_ in (CONTROL, UNKNOWN, ADDED)
+    } | dict.fromkeys(ids, True)  # what ends a text is no text, whatever its type
     if kind == "gpt2":
         if split == "default":
             log_notice(
-                f"{container.where} does not say how its tokenizer splits texts (tokenizer.ggml.pre); they are split as"
-                " llama.cpp does then, which may differ from the model's own way: a newer file of it says"
+                f"{container.where} has no tokenizer.ggml.pre, which names how texts are split; they are split as"
+                " llama.cpp does then, which may differ from the model's own way; a newer file has it"
             )
-        record = byte_level(pieces, said.entries("merges", str), split=split, added=added)
+        record = byte_level(pieces, values.entries("merges", str), split=split, added=added)
     elif kind == "llama":
         roles.setdefault("unk_token", pieces[0])
         record = sentencepiece(
-            pieces, said.entries("scores", float, len(pieces)), unk=roles["unk_token"], added=added,
-            blank_first=said.flag("add_space_prefix", True),
+            pieces, values.entries("scores", float, len(pieces)), unk=roles["unk_token"], added=added,
+            blank_first=values.flag("add_space_prefix", True),
         )  # fmt: skip
     else:
         raise validate.unsupported(f"{container.where}: the tokenizer", kind, ["gpt2", "llama"])
     llama3 = "bos_token" in roles and split in WHOLE_WORDS  # such files leave the flag out
-    if said.flag("add_bos_token", kind == "llama" or llama3):
+    if values.flag("add_bos_token", kind == "llama" or llama3):
         if "bos_token" not in roles:
-            raise RunError(
-                "damaged", f"{container.where} does not say which token begins a text; it is damaged"
-            )
-        record["post_processor"] = beginning(roles["bos_token"], pieces.index(roles["bos_token"]))
+            raise RunError("damaged", f"{container.where} names no token that begins a text; it is damaged")
+        record["post_processor"] = bos_post_processor(roles["bos_token"], pieces.index(roles["bos_token"]))
     template = Values(container, "tokenizer").text("chat_template", "") or None
-    tokenizer = made(record, roles, template, container.where)
+    tokenizer = build_tokenizer(record, roles, template, container.where)
     tokenizer.add_eos_ids(ids)
     return tokenizer
 
 
-def roles_of(said: Values, pieces: list[str]) -> dict[str, str]:
+def special_tokens(values: Values, pieces: list[str]) -> dict[str, str]:
     """Role → token, of those that the metadata name; an id beyond the vocabulary names none."""
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     numbers = {
-        role: said.count(f"{name}_token_id", -1, least=-1, most=1 << 32) for role, name in names.items()
+        role: values.count(f"{name}_token_id", -1, least=-1, most=1 << 32) for role, name in names.items()
     }
     return {f"{role}_token": pieces[n] for role, n in numbers.items() if 0 <= n < len(pieces)}

@@ -1,7 +1,7 @@
 """The GGUF container: metadata and the places of tensors (github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
 Read here and not by the package `gguf`, whose reader takes seconds for a vocabulary and does not look whether
-tensors overlap or lie past the end; its `quants` turn the blocks into numbers.
+tensors overlap or exceed the file; its `quants` turn the blocks into numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
 from textus.core.names import import_optional
-from textus.interop.validate import whole
+from textus.interop.validate import integer
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -31,7 +31,7 @@ FLOAT32, FLOAT16 = 0, 1
 
 
 class TruncatedFile(Exception):
-    """The file ends, or says something impossible, before its header does."""
+    """The file ends inside its header, or the header has an impossible value."""
 
 
 class Header:
@@ -93,8 +93,8 @@ class Container:
         self._place(header.at, places)
 
     def _place(self, at: int, places: list[tuple[str, tuple[int, ...], int, int]]) -> None:
-        """Where each tensor lies; RunError where one is of an unknown type, past the end, or over another."""
-        align = whole(self.where, "general.alignment", self.metadata.get("general.alignment", 32))
+        """The offset of each tensor; RunError where one is of an unknown type, past the end, or over another."""
+        align = integer(self.where, "general.alignment", self.metadata.get("general.alignment", 32))
         if align & (align - 1):
             raise RunError(
                 "damaged", f"{self.where}: its alignment of {align} is no power of two; it is damaged"
@@ -118,7 +118,7 @@ class Container:
             begin = start + offset
             self.shapes[name], self.spans[name] = shape, (begin, begin + count // block * size, kind)
         last = ("the header", start)
-        for name, (begin, end, _) in sorted(self.spans.items(), key=lambda each: each[1]):
+        for name, (begin, end, _) in sorted(self.spans.items(), key=lambda span: span[1]):
             if end > len(self.data):
                 raise RunError(
                     "damaged",
@@ -127,13 +127,13 @@ class Container:
                 )
             if begin < last[1]:
                 raise RunError(
-                    "damaged", f"{self.where}: the tensor {name} lies over {last[0]}; it is damaged"
+                    "damaged", f"{self.where}: the tensor {name} overlaps {last[0]}; it is damaged"
                 )
             last = (name, end)
 
     def _block(self, name: str, kind: int) -> tuple[int, int]:
         """Numbers in a block of a type, and its bytes; UsageError for a type that is not read."""
-        known = {each.value: each for each in self.types.GGMLQuantizationType}
+        known = {quantization.value: quantization for quantization in self.types.GGMLQuantizationType}
         block, size = self.types.GGML_QUANT_SIZES.get(known.get(kind), (0, 0))
         try:
             if block and kind not in (FLOAT32, FLOAT16):

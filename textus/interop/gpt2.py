@@ -17,7 +17,7 @@ KEYS = names_in(
     scale_attn_weights scale_attn_by_inverse_layer_idx add_cross_attention reorder_and_upcast_attn n_special
     predict_special_tokens afn is_decoder"""
 )
-"""`is_decoder` only matters beside another model; upcasting changes rounding."""
+"""`is_decoder` only matters together with another model; upcasting changes rounding."""
 FAMILY = "decoder"
 PREFIX = "transformer."
 IGNORED = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",)

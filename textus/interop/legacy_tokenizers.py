@@ -1,7 +1,7 @@
 """Tokenizers of folders without tokenizer.json: lists of words, of merges, and SentencePiece models.
 
-Which of them a folder holds says little of how it splits texts: its `tokenizer_class` does. What comes out are the ids
-that the class of `transformers` gives.
+The files do not determine how texts are split; the folder's `tokenizer_class` does. The ids are those of that
+class of `transformers`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import read_json
-from textus.interop.tokenizer_json import beginning, byte_level, merges_of
-from textus.interop.tokenizer_json import record as record_of
+from textus.interop.tokenizer_json import bos_post_processor, byte_level, merges_of
+from textus.interop.tokenizer_json import tokenizer_record as record_of
 from textus.interop.validate import unsupported
 from textus.tokenizers import Tokenizer, build_tokenizer, read_config
 from textus.tokenizers.compat import BLANK
@@ -218,7 +218,7 @@ def word_pieces(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def merged(paths: list[Path], config: dict[str, Any], *, split: str) -> dict[str, Any]:
+def merge_bpe(paths: list[Path], config: dict[str, Any], *, split: str) -> dict[str, Any]:
     """A byte-level BPE of vocab.json and merges.txt."""
     table = read_json(paths[0])
     if not isinstance(table, dict) or set(table.values()) != set(range(len(table))):
@@ -234,22 +234,22 @@ def merged(paths: list[Path], config: dict[str, Any], *, split: str) -> dict[str
 
 
 def gpt2(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
-    return began(merged(paths, config, split="gpt-2"), config)
+    return with_bos(merge_bpe(paths, config, split="gpt-2"), config)
 
 
 def qwen2(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
-    return merged(paths, config, split="qwen2") | {"normalizer": {"type": "NFC"}}
+    return merge_bpe(paths, config, split="qwen2") | {"normalizer": {"type": "NFC"}}
 
 
 def roberta(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
-    record = merged(paths, config, split="gpt-2")
+    record = merge_bpe(paths, config, split="gpt-2")
     return record | {
         "post_processor": framing(config, "cls_token", "sep_token", record["model"]["vocab"], 2),
     }
 
 
-def began(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """With the token that begins a text, where the settings say that one does."""
+def with_bos(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Add the token that begins a text, where the settings ask for one."""
     if config.get("add_eos_token"):
         raise UsageError(
             "unsupported_tokenizer",
@@ -258,7 +258,7 @@ def began(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     if not config.get("add_bos_token"):
         return record
     name = name_of(config, "bos_token")
-    return record | {"post_processor": beginning(name, record["model"]["vocab"][name])}
+    return record | {"post_processor": bos_post_processor(name, record["model"]["vocab"][name])}
 
 
 # ── SentencePiece ──────────────────────────────────────────────────────────────────────────────
@@ -270,7 +270,7 @@ UNIGRAM, BPE = 1, 2
 
 @dataclass
 class Proto:
-    """What a SentencePiece model says: pieces with scores and types, its kind, the unknown piece, the normaliser."""
+    """A SentencePiece model: pieces with scores and types, its kind, the unknown piece, the normaliser."""
 
     pieces: list[tuple[str, float, int]]
     kind: int
@@ -377,7 +377,7 @@ def t5(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
 
 
 def fairseq(paths: list[Path], config: dict[str, Any], *, first: list[str], skipped: int) -> dict[str, Any]:
-    """XLM-R's and CamemBERT's: the pieces after the `skipped` stand behind those that fairseq put `first`, the mask
+    """XLM-R's and CamemBERT's: the pieces after the `skipped` follow those that fairseq put `first`, the mask
     ends the list.
     """
     proto = read_proto(paths[0])
@@ -433,7 +433,7 @@ def llama(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
     record = record_of(model, pieces, added) | {
         "pre_tokenizer": space, "decoder": {"type": "Sequence", "decoders": steps}
     }  # fmt: skip
-    return began(record, config)
+    return with_bos(record, config)
 
 
 # ── the table ──────────────────────────────────────────────────────────────────────────────────

@@ -15,9 +15,9 @@ from textus.core.config import to_dict
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.interop.architectures import WeightMapping
-from textus.interop.config_keys import check_model_type, names_in, switched_off
+from textus.interop.config_keys import check_model_type, is_switched_off, names_in
 from textus.interop.tokenizer_json import SPLITS
-from textus.interop.validate import CONTEXT, shown, unsupported
+from textus.interop.validate import CONTEXT, short_repr, unsupported
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -38,7 +38,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What a class of `transformers` takes for a key that config.json leaves out, where not every one takes the same."""
 
 THETA = 10_000.0
-"""The base of rotary angles where a configuration does not say."""
+"""The default base of rotary angles."""
 
 
 def config_from(hf: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
             "unsupported_export", f"hidden_act={activation!r}: a {name} here is gated by silu only"
         )
     check_kind(name, hf)
-    theta, scaling = rotary_from(hf)
+    theta, scaling = rope_scaling_from(hf)
     return {
         "vocab_size": hf["vocab_size"],
         "context_length": hf["max_position_embeddings"],
@@ -85,14 +85,16 @@ def check_kind(name: str, hf: dict[str, Any]) -> None:
     keys = others.get(name, ("mlp_bias",))
     if hf.get("use_sliding_window") is False:
         keys = tuple(key for key in keys if key not in window)
-    if more := [f"{key}={shown(hf[key])}" for key in keys if key in hf and not switched_off(key, hf[key])]:
+    if more := [
+        f"{key}={short_repr(hf[key])}" for key in keys if key in hf and not is_switched_off(key, hf[key])
+    ]:
         log_notice(
             f"config.json: a {name} does not read {', '.join(more)}; it is ignored, as in transformers"
         )
 
 
 def biases(name: str, hf: dict[str, Any]) -> bool | str:
-    """Where biases are: Qwen2 always has them on queries, keys and values, Mistral never; the others say."""
+    """Where biases are: Qwen2 always has them on queries, keys and values, Mistral never; the others configure it."""
     if name in ("Qwen2ForCausalLM", "MistralForCausalLM"):
         return "qkv" if name == "Qwen2ForCausalLM" else False
     attention = bool(hf.get("attention_bias"))
@@ -111,7 +113,7 @@ def window(name: str, hf: dict[str, Any]) -> int | None:
     if type(length) is not int or not 1 <= length <= CONTEXT:
         raise UsageError(
             "damaged",
-            f"sliding_window={shown(length)} must be a whole number from 1 to {CONTEXT:,}, or null; correct it",
+            f"sliding_window={short_repr(length)} must be a whole number from 1 to {CONTEXT:,}, or null; correct it",
         )
     default = "sliding_attention" if name == "MistralForCausalLM" else None
     layers = hf.get("layer_types") or [
@@ -128,31 +130,32 @@ def window(name: str, hf: dict[str, Any]) -> int | None:
     return length
 
 
-def rotary_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
+def rope_scaling_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     """The base of the rotary angles and their scaling: transformers 5 keeps both in `rope_parameters`."""
-    said = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    theta = said.get("rope_theta", hf.get("rope_theta", THETA))
-    if (share := hf.get("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))) != 1.0:
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    theta = rope.get("rope_theta", hf.get("rope_theta", THETA))
+    if (share := hf.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))) != 1.0:
         raise UsageError(
             "unsupported_setting", f"partial_rotary_factor={share}: here all of a head is turned"
         )
-    kind = said.get("rope_type", said.get("type", "default"))
-    if more := [key for key in said if key not in ROTARY and said[key] is not None]:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if more := [key for key in rope if key not in ROTARY and rope[key] is not None]:
         raise UsageError(
-            "unsupported_setting", f"{more[0]}={shown(said[more[0]])} of the rope parameters is not supported"
+            "unsupported_setting",
+            f"{more[0]}={short_repr(rope[more[0]])} of the rope parameters is not supported",
         )
     if kind == "default":
         return theta, None
     if kind not in SCALING:
         raise unsupported("the rope scaling", kind, ["default", *SCALING])
-    if said.get("factor") is None:
+    if rope.get("factor") is None:
         raise UsageError(
-            "unsupported_setting", f"rope scaling of kind {kind!r} has no factor; add it beside rope_type"
+            "unsupported_setting", f"rope scaling of kind {kind!r} has no factor; add it next to rope_type"
         )
     names = {"factor": "factor", **SCALING[kind]}
-    scaling = {ours: said[theirs] for ours, theirs in names.items() if said.get(theirs) is not None}
+    scaling = {ours: rope[theirs] for ours, theirs in names.items() if rope.get(theirs) is not None}
     if kind == "yarn":
-        if said.get("mscale") or said.get("mscale_all_dim") or said.get("truncate") is False:
+        if rope.get("mscale") or rope.get("mscale_all_dim") or rope.get("truncate") is False:
             raise UsageError(
                 "unsupported_setting", "yarn with mscale, mscale_all_dim or truncate=false is not known here"
             )
@@ -164,7 +167,7 @@ ROTARY = names_in(
     """rope_theta rope_type type partial_rotary_factor factor low_freq_factor high_freq_factor beta_slow beta_fast
     original_max_position_embeddings attention_factor mscale mscale_all_dim truncate finetuned"""
 )
-"""Keys of the rope parameters that are looked at; `finetuned` says how the model was trained."""
+"""Keys of the rope parameters that are looked at; `finetuned` only describes the training."""
 
 SCALING: dict[str, dict[str, str]] = {
     "linear": {},
@@ -180,14 +183,14 @@ SCALING: dict[str, dict[str, str]] = {
 """Kind of rope scaling → our field → theirs."""
 
 
-def rotary_to(config: Any) -> dict[str, Any]:
+def rope_scaling_to(config: Any) -> dict[str, Any]:
     """`rope_parameters` from our config."""
     if config.rope_scaling is None:
         return {"rope_type": "default", "rope_theta": config.rope_theta}
     ours = to_dict(config.rope_scaling)
     names = {"factor": "factor", **SCALING[config.rope_scaling.kind]}
-    said = {theirs: ours[name] for name, theirs in names.items() if ours[name] is not None}
-    return {"rope_type": config.rope_scaling.kind, "rope_theta": config.rope_theta, **said}
+    scaling = {theirs: ours[name] for name, theirs in names.items() if ours[name] is not None}
+    return {"rope_type": config.rope_scaling.kind, "rope_theta": config.rope_theta, **scaling}
 
 
 def config_to(config: Any) -> dict[str, Any]:
@@ -212,7 +215,7 @@ def config_to(config: Any) -> dict[str, Any]:
         "hidden_act": "silu",
         "tie_word_embeddings": config.tie_head,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": rotary_to(config),
+        "rope_parameters": rope_scaling_to(config),
         "attention_bias": config.bias in (True, "attention"),
     }
     if name == "LlamaForCausalLM":

@@ -18,9 +18,9 @@ from textus.core.errors import RunError
 from textus.core.io import sha256
 from textus.interop import llama
 from textus.interop.architectures import ImportedModel, checked_config, read_weights
-from textus.interop.folder import fitting
-from textus.interop.gguf import in_halves
-from textus.interop.tokenizer_json import beginning, made, sentencepiece
+from textus.interop.folder import check_vocabulary
+from textus.interop.gguf import interleave_to_halves
+from textus.interop.tokenizer_json import bos_post_processor, build_tokenizer, sentencepiece
 from textus.models.registry import family as family_of
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.compat import BLANK
@@ -30,7 +30,7 @@ UNK, BEGIN, END = "<unk>", "<s>", "</s>"
 
 
 class Stacked:
-    """Tensors that lie one after the other, all layers' of one kind together."""
+    """Concatenated tensors, those of one kind of all layers together."""
 
     def __init__(self, path: Path, hf: dict[str, Any], shared: bool) -> None:
         self.where = str(path)
@@ -55,7 +55,7 @@ class Stacked:
         begin, shape = self.begins[name], self.shapes[name]
         tensor = torch.from_numpy(np.array(self.data[begin : begin + int(np.prod(shape))])).view(shape)
         heads = self.heads.get(name.split(".")[-2])
-        return tensor if heads is None else in_halves(tensor, heads)
+        return tensor if heads is None else interleave_to_halves(tensor, heads)
 
 
 def layout(hf: dict[str, Any], shared: bool) -> list[tuple[str, tuple[int, ...]]]:
@@ -71,12 +71,12 @@ def layout(hf: dict[str, Any], shared: bool) -> list[tuple[str, tuple[int, ...]]
         "post_attention_layernorm": (width,), "mlp.gate_proj": (ff, width), "mlp.down_proj": (width, ff),
         "mlp.up_proj": (ff, width),
     }  # fmt: skip
-    found: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (vocabulary, width))]
+    tensors: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (vocabulary, width))]
     for name, shape in stacks.items():
-        found += [(f"model.layers.{layer}.{name}.weight", shape) for layer in range(n)]
-    found.append(("model.norm.weight", (width,)))
-    found += [(f"angles.{part}", (hf["max_position_embeddings"], head // 2)) for part in ("cos", "sin")]
-    return found if shared else [*found, ("lm_head.weight", (vocabulary, width))]
+        tensors += [(f"model.layers.{layer}.{name}.weight", shape) for layer in range(n)]
+    tensors.append(("model.norm.weight", (width,)))
+    tensors += [(f"angles.{part}", (hf["max_position_embeddings"], head // 2)) for part in ("cos", "sin")]
+    return tensors if shared else [*tensors, ("lm_head.weight", (vocabulary, width))]
 
 
 def read_file(path: Path, tokenizer_path: Path) -> ImportedModel:
@@ -100,9 +100,9 @@ def read_file(path: Path, tokenizer_path: Path) -> ImportedModel:
     values = checked_config(llama, hf, str(path))
     config: Any = from_dict(family_of(llama.FAMILY)[1], values, "model.")
     tensors = Stacked(path, hf, shared)
-    tokenizer = fitting(read_tokenizer(tokenizer_path, vocabulary), vocabulary, str(path))
+    tokenizer = check_vocabulary(read_tokenizer(tokenizer_path, vocabulary), vocabulary, str(path))
     weights = read_weights(llama, config, tensors)
-    files = {each.name: sha256(each) for each in (path, Path(tokenizer_path))}
+    files = {file.name: sha256(file) for file in (path, Path(tokenizer_path))}
     return ImportedModel(llama.FAMILY, values, weights, tokenizer, {"format": "llama2.c", "files": files})
 
 
@@ -120,9 +120,13 @@ def read_tokenizer(path: Path, n: int) -> Tokenizer:
     except (struct.error, UnicodeDecodeError) as error:
         raise RunError("damaged", f"{path} is no tokenizer of llama2.c with {n} pieces ({error})") from error
     if at != len(data):
-        raise RunError("damaged", f"{path} goes on after its {n} pieces; it is another model's tokenizer")
+        raise RunError(
+            "damaged", f"{path} has more data after its {n} pieces; it is another model's tokenizer"
+        )
     pieces = [UNK, BEGIN, END, *(piece.replace(" ", BLANK) for piece in pieces[3:])]
     added = {0: True, 1: True, 2: True}
     record = sentencepiece(pieces, scores, unk=UNK, added=added, blank_first=True)
-    record["post_processor"] = beginning(BEGIN, 1)
-    return made(record, {"bos_token": BEGIN, "eos_token": BEGIN, "unk_token": UNK}, None, str(path))
+    record["post_processor"] = bos_post_processor(BEGIN, 1)
+    return build_tokenizer(
+        record, {"bos_token": BEGIN, "eos_token": BEGIN, "unk_token": UNK}, None, str(path)
+    )

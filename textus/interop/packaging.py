@@ -25,11 +25,11 @@ QUANTIZED = {
     "torchao": "torchao",
 }  # fmt: skip
 """`quant_method` of config.json → how it is written."""
-SETTINGS_BESIDE = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
-"""Files that older quantized folders have beside config.json."""
+QUANTIZATION_FILES = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+"""Files that older quantized folders have next to config.json."""
 
 
-def starts(path: Path) -> bytes:
+def first_bytes(path: Path) -> bytes:
     """The first bytes of a file; none for what is no regular file, such as a pipe, which could block."""
     if not path.is_file():
         return b""
@@ -37,8 +37,8 @@ def starts(path: Path) -> bytes:
         return file.read(64)
 
 
-def kind(path: Path) -> str | None:
-    """What a path that is no run is, in words, if `import` has something to say about it; else None."""
+def package_kind(path: Path) -> str | None:
+    """A description of a path that is no run but that `import` knows; else None."""
     if path.is_dir():
         if (path / "config.json").is_file() or (path / "modules.json").is_file():
             return "a Hugging Face folder"
@@ -46,8 +46,8 @@ def kind(path: Path) -> str | None:
             return "a folder of PEFT adapters"
         if any(path.glob("*.gguf")):
             return "a folder with a GGUF file"
-        return "a folder of PyTorch checkpoints" if pickles(path) else None
-    first = starts(path)
+        return "a folder of PyTorch checkpoints" if pickled_weights(path) else None
+    first = first_bytes(path)
     if first.startswith(GGUF):
         return "a GGUF file"
     if first.startswith(PICKLE_STARTS):
@@ -55,7 +55,7 @@ def kind(path: Path) -> str | None:
     return "a safetensors file" if first[8:9] == b"{" else None
 
 
-def pickles(folder: Path) -> list[str]:
+def pickled_weights(folder: Path) -> list[str]:
     """Names of the pickled checkpoints in a folder."""
     return sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
 
@@ -80,7 +80,7 @@ def check_folder(folder: Path) -> None:
             f"{folder} is a Llama in the format of its authors (params.json, consolidated.*); take the folder of the"
             " same model in the format of transformers",
         )
-    if names := pickles(folder):
+    if names := pickled_weights(folder):
         raise checkpoint(folder / names[0])
     raise RunError(
         "incomplete_model",
@@ -91,11 +91,11 @@ def check_folder(folder: Path) -> None:
 def check_pointers(folder: Path) -> None:
     """RunError where files of the folder are pointers of Git LFS: the repository was cloned without its large files."""
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.stat().st_size < 1024]
-    if names := [file.name for file in files if starts(file).startswith(LFS)]:
-        raise pointer(folder, names)
+    if names := [file.name for file in files if first_bytes(file).startswith(LFS)]:
+        raise lfs_pointer(folder, names)
 
 
-def pointer(folder: Path, names: list[str]) -> RunError:
+def lfs_pointer(folder: Path, names: list[str]) -> RunError:
     """The error for files that are only pointers to themselves."""
     more = f" and {len(names) - 1} more files" if len(names) > 1 else ""
     return RunError(
@@ -119,7 +119,7 @@ def adapters(folder: Path) -> RunError:
 
 
 def checkpoint(path: Path) -> RunError:
-    """The error for a pickled checkpoint without a config.json beside it."""
+    """The error for a pickled checkpoint without a config.json."""
     if is_nanogpt(path):
         return RunError(
             "unsafe_file",
@@ -131,7 +131,7 @@ def checkpoint(path: Path) -> RunError:
     return RunError(
         "unsafe_file",
         f"{path} is a checkpoint of PyTorch, a pickle, which can run any program when it is read, and is not opened; it"
-        " has no config.json beside it, so convert it with the program that wrote it: save_pretrained('CONVERTED') of"
+        " has no config.json, so convert it with the program that wrote it: save_pretrained('CONVERTED') of"
         " transformers, then import CONVERTED",
     )
 
@@ -167,8 +167,8 @@ def check_quantized(hf: dict[str, Any], folder: Path) -> None:
         name += f" ({bits} bits)" if bits else ""
     elif quantization:
         name = "a method it does not name"
-    beside = next((kind for file, kind in SETTINGS_BESIDE.items() if (folder / file).is_file()), None)
-    if name := name or beside:
+    listed = next((kind for file, kind in QUANTIZATION_FILES.items() if (folder / file).is_file()), None)
+    if name := name or listed:
         raise RunError(
             "unsupported_format",
             f"{folder} is quantized by {name}, which is not read; import the model it was made of, or a GGUF file",

@@ -17,7 +17,7 @@ from textus.core.io import write_json
 from textus.interop.architectures import WeightMapping
 from textus.interop.registry import describe
 from textus.models.contract import LanguageModel
-from textus.models.nn.lora import LoRALinear, adapted
+from textus.models.nn.lora import LoRALinear, lora_layers
 
 
 def write_folder(out: Path, family: str, model: LanguageModel) -> str:
@@ -31,7 +31,7 @@ def write_folder(out: Path, family: str, model: LanguageModel) -> str:
     ranks: dict[str, int] = {}
     transposed = False
     for part in module.rename(model.config):
-        linear = adapted(model).get(part.ours.removesuffix(".weight"))
+        linear = lora_layers(model).get(part.ours.removesuffix(".weight"))
         if linear is None or not part.ours.endswith(".weight"):
             continue
         if not (pair := pair_of(linear, part)):
@@ -42,7 +42,7 @@ def write_folder(out: Path, family: str, model: LanguageModel) -> str:
             tensors[f"base_model.model.{theirs}.lora_{letter}.weight"] = tensor.detach().contiguous()
         ranks[theirs] = len(pair[0])
         transposed = part.transposed
-    settings = next(iter(adapted(model).values())).settings
+    settings = next(iter(lora_layers(model).values())).settings
     save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
     write_json(out / "adapter_config.json", config_of(settings, ranks, transposed=transposed))
     return name

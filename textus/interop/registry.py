@@ -55,7 +55,7 @@ def describe(family: str, config: dict[str, Any] | Any) -> tuple[ArchitectureSpe
     )
 
 
-def lost(family: str, config: Any) -> str | None:
+def export_blocker(family: str, config: Any) -> str | None:
     """Why a model of ours could not be exported although others of its family can; None where it can, or none can."""
     if all(family != module.FAMILY for module in architectures().values()):
         return None

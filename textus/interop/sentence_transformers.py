@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers: modules.json says how a text's states become its vector.
+"""Folders of sentence-transformers: modules.json describes how a text's states become its vector.
 
 Read are a Transformer, then Pooling, then Dense, Dropout and Normalize; what else there may be is refused by name.
 """
@@ -33,7 +33,7 @@ KNOWN = ("Transformer", "Pooling", "Dense", "Dropout", "Normalize")
 
 @dataclass
 class Sentences:
-    """How a folder makes vectors: where its model lies, the head that does it and the head's weights."""
+    """How a folder makes vectors: the folder of its model, the head and the head's weights."""
 
     place: Path
     pooling: str = "mean"
@@ -48,7 +48,7 @@ class Sentences:
 
 
 def read_modules(folder: Path) -> Sentences | None:
-    """What modules.json of a folder says; None where it has none.
+    """The modules.json of a folder; None if it has none.
 
     Raises UsageError for a module or a setting that is not known, RunError for what is missing or damaged.
     """
@@ -97,7 +97,7 @@ def read_transformer(sentences: Sentences, place: Path) -> None:
     the first, the tokenizer's `model_max_length`, as in sentence-transformers. And where the tokenizer cuts.
     """
     for path in sorted(place.glob("sentence_*_config.json")):
-        config = settings(path)
+        config = read_settings(path)
         longest = config.get("max_seq_length")
         if longest is not None and (type(longest) is not int or longest < 3):
             raise RunError(
@@ -105,18 +105,18 @@ def read_transformer(sentences: Sentences, place: Path) -> None:
             )
         sentences.longest, sentences.lower = longest or 0, bool(config.get("do_lower_case"))
     path = place / "tokenizer_config.json"
-    config = settings(path) if path.is_file() else {}
+    config = read_settings(path) if path.is_file() else {}
     most: Any = config.get("model_max_length")
     if not sentences.longest and type(most) in (int, float) and 3 <= most <= CONTEXT:  # others are "no limit"
         sentences.longest = int(most)
-    if cuts_left(place):
+    if truncates_left(place):
         sentences.cut = "start"
 
 
-def cuts_left(place: Path) -> bool:
-    """Whether a tokenizer takes the first ids of a longer text away, not the last: as its settings say, or its file."""
+def truncates_left(place: Path) -> bool:
+    """Whether a tokenizer truncates longer texts on the left, by its settings or its file."""
     for name in ("tokenizer_config.json", "tokenizer.json"):
-        config = settings(place / name) if (place / name).is_file() else {}
+        config = read_settings(place / name) if (place / name).is_file() else {}
         truncation = config.get("truncation")
         side = truncation.get("direction") if isinstance(truncation, dict) else config.get("truncation_side")
         if side is not None:
@@ -127,7 +127,7 @@ def cuts_left(place: Path) -> bool:
 def read_pooling(sentences: Sentences, place: Path) -> None:
     """Which of a text's states are its vector."""
     path = place / "config.json"
-    config = settings(path)
+    config = read_settings(path)
     modes = [ours for name, ours in MODES.items() if config.get(name)]
     if (mode := config.get("pooling_mode")) is not None:
         modes = [NAMES.get(str(name), str(name)) for name in (mode if isinstance(mode, list) else [mode])]
@@ -143,7 +143,7 @@ def read_pooling(sentences: Sentences, place: Path) -> None:
 
 def read_dense(sentences: Sentences, place: Path) -> None:
     """A linear map of the vector, and what follows it."""
-    config = settings(place / "config.json")
+    config = read_settings(place / "config.json")
     name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if name not in DENSE_ACTIVATIONS:
         raise UsageError(
@@ -152,7 +152,7 @@ def read_dense(sentences: Sentences, place: Path) -> None:
         )
     file = place / "model.safetensors"
     if not file.is_file():
-        if names := packaging.pickles(place):
+        if names := packaging.pickled_weights(place):
             raise RunError(
                 "unsafe_file",
                 f"{place / names[0]} is a pickle, which can run any program when it is read, and is not opened; save"
@@ -181,7 +181,7 @@ def read_dense(sentences: Sentences, place: Path) -> None:
 def read_prompts(sentences: Sentences, folder: Path) -> None:
     """Texts that are to be set before others: reported, for no command here adds them."""
     path = folder / "config_sentence_transformers.json"
-    config = settings(path) if path.is_file() else {}
+    config = read_settings(path) if path.is_file() else {}
     prompts = {str(name): str(text) for name, text in (config.get("prompts") or {}).items() if text}
     if not prompts:
         return
@@ -194,7 +194,7 @@ def read_prompts(sentences: Sentences, folder: Path) -> None:
     )
 
 
-def settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """An object in a file of JSON; RunError for anything else."""
     config = read_json(path)
     if not isinstance(config, dict):
@@ -206,7 +206,7 @@ def settings(path: Path) -> dict[str, Any]:
 
 
 def write_modules(out: Path, spec: dict[str, Any], weights: dict[str, Tensor], width: int) -> None:
-    """modules.json and what it names beside an exported encoder: Pooling, the head's Dense layers, Normalize."""
+    """Write modules.json and its modules next to an exported encoder: Pooling, Dense layers, Normalize."""
     dense = [f"{number}_Dense" for number in range(2, 2 + len(spec.get("dense") or []))]
     places = ["", "1_Pooling", *dense, f"{2 + len(dense)}_Normalize"]
     modules = [

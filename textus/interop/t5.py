@@ -12,7 +12,7 @@ from textus.core.errors import UsageError
 from textus.interop.architectures import WeightMapping
 from textus.interop.config_keys import names_in
 from textus.interop.validate import ACTIVATIONS as ACTIVATION_NAMES
-from textus.interop.validate import TANH, shown, token, unsupported
+from textus.interop.validate import TANH, short_repr, token, unsupported
 
 ARCHITECTURES = ("T5ForConditionalGeneration",)
 MODEL_TYPES = ("t5",)
@@ -68,7 +68,7 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
 
 def check_switches(hf: dict[str, Any], activation: str) -> None:
     """UsageError for keys that turn a T5 into another model; `transformers` lets `dense_act_fn` and `is_gated_act` win
-    over the one name that says both.
+    over the one name that covers both.
     """
     gated = activation.startswith("gated-")
     act = "gelu_new" if activation == "gated-gelu" else activation.removeprefix("gated-")
@@ -82,7 +82,7 @@ def check_switches(hf: dict[str, Any], activation: str) -> None:
         if hf.get(key) is not None and hf[key] not in supported:
             raise UsageError(
                 "unsupported_setting",
-                f"{key}={shown(hf[key])}: a T5 with feed_forward_proj={activation!r} has {supported[0]!r}",
+                f"{key}={short_repr(hf[key])}: a T5 with feed_forward_proj={activation!r} has {supported[0]!r}",
             )
 
 

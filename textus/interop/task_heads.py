@@ -1,6 +1,6 @@
 """Heads in and out: BERT's and RoBERTa's …ForSequenceClassification, …ForTokenClassification, …ForQuestionAnswering.
 
-Theirs of a whole text stands on the first state through a map and a tanh (the pooler); ours may stand on it directly,
+Theirs of a whole text reads the first state through a map and a tanh (the pooler); ours may read it directly,
 and is then written through a map so small that the tanh of it is the number itself.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from textus.core.errors import RunError, UsageError
 from textus.interop import bert, roberta
 from textus.interop.architectures import TensorReader, foreign_weights
-from textus.interop.validate import finite, shown
+from textus.interop.validate import finite, short_repr
 
 BODIES = {"Bert": bert, "Roberta": roberta, "XLMRoberta": roberta, "Camembert": roberta}
 SUFFIXES = {
@@ -108,11 +108,13 @@ def labels_of(hf: dict[str, Any], n: int, where: str) -> list[str]:
     ):
         raise RunError(
             "damaged",
-            f"{where}: id2label={shown(names)} does not name the {n} classes of its head; correct it",
+            f"{where}: id2label={short_repr(names)} does not name the {n} classes of its head; correct it",
         )
     labels = [str(names[str(number)]) for number in range(n)]
     if len(set(labels)) != n:
-        raise RunError("damaged", f"{where}: id2label names two classes alike ({shown(labels)}); correct it")
+        raise RunError(
+            "damaged", f"{where}: id2label names two classes alike ({short_repr(labels)}); correct it"
+        )
     return labels
 
 
@@ -146,7 +148,7 @@ def makes_vectors(config: Any, head: dict[str, Any]) -> bool:
 def describe_head(
     config: Any, head: dict[str, Any], labels: list[str], *, argmax: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """The module of the body and config.json; UsageError saying what of model or head the class does not have."""
+    """The module of the body and config.json; UsageError naming what of model or head the class lacks."""
     kind = head["kind"]
     pooling = head.get("pooling", "cls")
     if kind == "sequence" and pooling != "cls":

@@ -25,7 +25,7 @@ _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S
 GPT2: list[dict[str, Any]] = []
 DIGITS = [{"type": "Digits", "individual_digits": True}]
 DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", r"[0-9][0-9][0-9]")
-"""How llama.cpp splits where a file does not say: by one pattern after the other, each inside the last one's pieces."""
+"""llama.cpp's default: one pattern after the other, each inside the pieces of the one before."""
 LLAMA3 = (_SHORT + r"\p{N}{1,3}" + _REST,)
 QWEN2 = (_SHORT + r"\p{N}" + _REST,)
 WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2")
@@ -61,7 +61,10 @@ def byte_level(
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     if isinstance(chosen, tuple):
         shared = {"type": "Split", "behavior": "Isolated", "invert": False}
-        steps = [*({**shared, "pattern": {"Regex": each}} for each in chosen), {**level, "use_regex": False}]
+        steps = [
+            *({**shared, "pattern": {"Regex": pattern}} for pattern in chosen),
+            {**level, "use_regex": False},
+        ]
     else:
         steps = [*chosen, level]
     model = {
@@ -70,7 +73,7 @@ def byte_level(
         "merges": [merge.split(" ") for merge in merges],
         "ignore_merges": split in WHOLE_WORDS,
     }
-    return record(model, pieces, added) | {
+    return tokenizer_record(model, pieces, added) | {
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0],
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     }
@@ -97,7 +100,7 @@ def sentencepiece(
     ]
     if blank_first:
         steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    return record(model, pieces, added) | {
+    return tokenizer_record(model, pieces, added) | {
         "normalizer": {"type": "Sequence", "normalizers": [*before, blank]},
         "decoder": {"type": "Sequence", "decoders": steps},
     }
@@ -108,16 +111,16 @@ def merges_of(
 ) -> list[tuple[str, str]]:
     """The merges that SentencePiece's scores mean: any two pieces whose joint is a piece, the best joint first."""
     numbers = {piece: number for number, piece in enumerate(pieces) if number not in added}
-    found = []
+    merges = []
     for whole, number in numbers.items():
         for cut in range(1, len(whole)):
             left, right = whole[:cut], whole[cut:]
             if left in numbers and right in numbers:
-                found.append(((-scores[number], -len(left), -len(right)), (left, right)))
-    return [pair for _, pair in sorted(found, key=lambda each: each[0])]
+                merges.append(((-scores[number], -len(left), -len(right)), (left, right)))
+    return [pair for _, pair in sorted(merges, key=lambda merge: merge[0])]
 
 
-def record(model: dict[str, Any], pieces: Sequence[str], added: dict[int, bool]) -> dict[str, Any]:
+def tokenizer_record(model: dict[str, Any], pieces: Sequence[str], added: dict[int, bool]) -> dict[str, Any]:
     """A tokenizer.json around a model."""
     tokens = [
         {
@@ -130,7 +133,7 @@ def record(model: dict[str, Any], pieces: Sequence[str], added: dict[int, bool])
     return {**shell, "post_processor": None, "decoder": None, "added_tokens": tokens, "model": model}
 
 
-def beginning(token: str, number: int) -> dict[str, Any]:
+def bos_post_processor(token: str, number: int) -> dict[str, Any]:
     """A post-processor that sets this token before a text."""
     name = {"SpecialToken": {"id": token, "type_id": 0}}
     one = [name, {"Sequence": {"id": "A", "type_id": 0}}]
@@ -139,7 +142,7 @@ def beginning(token: str, number: int) -> dict[str, Any]:
     return {"type": "TemplateProcessing", "single": one, "pair": two, "special_tokens": special}
 
 
-def made(
+def build_tokenizer(
     tokenizer_json: dict[str, Any], roles: dict[str, str], template: str | None, where: str
 ) -> Tokenizer:
     """A tokenizer of a made tokenizer.json; RunError where its lists do not go together."""

@@ -1,7 +1,7 @@
 """What the values of a foreign configuration may be: looked at before anything is made of them.
 
 A damaged or made-up file must end in one line that names the file, the key and the value; and a size that no model
-has must be refused before memory is asked for.
+has must be refused before memory is allocated.
 """
 
 from __future__ import annotations
@@ -52,28 +52,28 @@ FLAGS = (
 )  # fmt: skip
 
 
-def check(said: dict[str, Any], where: str) -> None:
-    """RunError naming the first value of config.json, or of an object in it, that cannot be; null is as if not said."""
-    for key, value in said.items():
+def check(config: dict[str, Any], where: str) -> None:
+    """RunError naming the first value of config.json, or of an object in it, that is invalid; null counts as absent."""
+    for key, value in config.items():
         if value is None:
             continue
         if key in SIZES:
-            whole(where, key, value, most=SIZES[key])
+            integer(where, key, value, most=SIZES[key])
         elif key in NUMBERS:
             above, below = NUMBERS[key]
             number(where, key, value, above=above, below=below)
         elif key in SHARES and not (is_number(value) and 0 <= value < 1):
-            raise wrong(where, key, value, "a number from 0 to below 1")
+            raise invalid_value(where, key, value, "a number from 0 to below 1")
         elif key in FLAGS and not isinstance(value, bool):
-            raise wrong(where, key, value, "true or false")
+            raise invalid_value(where, key, value, "true or false")
         elif key in ("rope_parameters", "rope_scaling"):
-            check(object_of(where, key, value), where)
+            check(json_object(where, key, value), where)
 
 
-def whole(where: str, key: str, value: Any, *, least: int = 1, most: int = WIDTH) -> int:
+def integer(where: str, key: str, value: Any, *, least: int = 1, most: int = WIDTH) -> int:
     """The value as a whole number in reach; RunError otherwise."""
     if type(value) is not int or not least <= value <= most:
-        raise wrong(where, key, value, f"a whole number from {least:,} to {most:,}")
+        raise invalid_value(where, key, value, f"a whole number from {least:,} to {most:,}")
     return value
 
 
@@ -85,14 +85,14 @@ def is_number(value: Any) -> bool:
 def number(where: str, key: str, value: Any, *, above: float, below: float) -> float:
     """The value as a number between these two; RunError otherwise."""
     if not is_number(value) or not above < value < below:
-        raise wrong(where, key, value, f"a number above {above:g} and below {below:g}")
+        raise invalid_value(where, key, value, f"a number above {above:g} and below {below:g}")
     return float(value)
 
 
-def object_of(where: str, key: str, value: Any) -> dict[str, Any]:
+def json_object(where: str, key: str, value: Any) -> dict[str, Any]:
     """The value as an object whose values are no objects; RunError otherwise."""
-    if not isinstance(value, dict) or any(isinstance(each, dict) for each in value.values()):
-        raise wrong(where, key, value, "an object of numbers and names, the same for all layers")
+    if not isinstance(value, dict) or any(isinstance(item, dict) for item in value.values()):
+        raise invalid_value(where, key, value, "an object of numbers and names, the same for all layers")
     return value
 
 
@@ -101,23 +101,24 @@ def token(hf: dict[str, Any], key: str, default: int) -> int:
     value = default if hf.get(key) is None else hf[key]
     if type(value) is not int or not 0 <= value < hf["vocab_size"]:
         raise UsageError(
-            "unknown_id", f"{key}={shown(value)} is no id of a vocabulary of {hf['vocab_size']:,}; correct it"
+            "unknown_id",
+            f"{key}={short_repr(value)} is no id of a vocabulary of {hf['vocab_size']:,}; correct it",
         )
     return value
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value as a message shows it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def unsupported(what: str, value: Any, known: Iterable[str]) -> UsageError:
-    """The error for what a file says of itself and is not supported: no hint by spelling, for what is spelled alike may
+    """The error for an unsupported setting of a file: without a hint by spelling, since similar names may
     be quite another model.
     """
     return UsageError(
-        "unsupported_setting", f"{what} {shown(value)} is not supported; supported: {', '.join(known)}"
+        "unsupported_setting", f"{what} {short_repr(value)} is not supported; supported: {', '.join(known)}"
     )
 
 
@@ -133,30 +134,27 @@ def finite(tensor: Tensor, where: str, name: str) -> Tensor:
     return tensor
 
 
-def wrong(where: str, key: str, value: Any, wanted: str) -> RunError:
+def invalid_value(where: str, key: str, value: Any, wanted: str) -> RunError:
     """The error for a value that cannot be."""
     return RunError(
         "damaged",
-        f"{where}: {key}={shown(value)} must be {wanted}; the file is damaged or not of this kind: correct it, or"
+        f"{where}: {key}={short_repr(value)} must be {wanted}; the file is damaged or not of this kind: correct it, or"
         " fetch it again",
     )
 
 
-def ends(where: str, said: Iterable[tuple[str, Any]], n_ids: int) -> list[int]:
+def eos_ids(where: str, settings: Iterable[tuple[str, Any]], n_ids: int) -> list[int]:
     """The ids that end a text or a turn, from keys whose value is an id, a list of ids or null.
 
-    RunError for what is no id. One beyond the tokenizer's `n_ids` can never be chosen, so it ends nothing: a notice
-    says so.
+    RunError for what is no id. One beyond the tokenizer's `n_ids` can never be sampled: a notice reports it.
     """
-    found: list[int] = []
-    for key, value in said:
-        for each in value if isinstance(value, list) else [] if value is None else [value]:
-            if type(each) is not int:
-                raise wrong(where, key, value, "an id, or a list of ids")
-            if 0 <= each < n_ids:
-                found.append(each)
+    ids: list[int] = []
+    for key, value in settings:
+        for id in value if isinstance(value, list) else [] if value is None else [value]:
+            if type(id) is not int:
+                raise invalid_value(where, key, value, "an id, or a list of ids")
+            if 0 <= id < n_ids:
+                ids.append(id)
             else:
-                log_notice(
-                    f"{where}: {key} names id {each}, the tokenizer has {n_ids:,} ids; it ends nothing"
-                )
-    return list(dict.fromkeys(found))
+                log_notice(f"{where}: {key} names id {id}, the tokenizer has {n_ids:,} ids; it ends nothing")
+    return list(dict.fromkeys(ids))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textus.core.scripts import HAN_CMRC
 from textus.metrics.resampling import estimate
 
 BLANKS = 0.05
@@ -24,7 +25,7 @@ BLANKS = 0.05
 _MARKS = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CMRC_MARKS = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
-_UNITS = re.compile(r"[\u4e00-\u9fa5]|[^\W\u4e00-\u9fa5]+|[^\w\s]")
+_UNITS = re.compile(rf"[{HAN_CMRC}]|[^\W{HAN_CMRC}]+|[^\w\s]")
 
 Floats = NDArray[np.float64]
 

@@ -15,29 +15,25 @@ V vocabulary, D width. The methods:
 ``loss(batch) -> Loss``                the family's own objective over a `data.batch.Batch`
 ``score(batch) -> (nats, kind)``       nats per token (B, T), zero where `batch.weights` is zero; kind is exact, bound
                                        or pseudo
-``new_cache(batch_size, length, source=None) -> DecodeCache``   room for `length` positions a row
+``new_cache(batch_size, length, source=None) -> DecodeCache``   capacity for `length` positions per row
 ``parameter_groups() -> dict[str, list[Parameter]]``      named groups, one optimiser and one clip each
 ``heads``                              name → head
 
-Count models learn by ``count(batch)`` for every batch of a pass and ``update() -> Loss`` at its end, and set
-``counts = True`` and ``passes`` (how many passes they want). ``overlap`` is how many ids of left context each
-window repeats with weight zero. ``whole_documents`` is True for families that read a document a row, not
-packed windows. ``needs_source`` is True for families that make a text from another: `batch.source`,
-``new_cache(source=…)``; without one they read an empty source. ``counted_dropout`` is True where dropout
-follows from `step_seed` alone, so that workers may share a batch. ``can_generate`` is False
-for families without a cache, ``causal`` is False for those that read later ids too; they read
-``batch.targets``. ``backward(batch, step)`` is a family's own way of making gradients (`training.gradients.Backward`);
-``keeps_last`` is True where the last weights are the ones to use, whatever validation says of those before.
-``findings(batches)`` are more figures for the log and `evaluate`, ``text_findings(batch)`` those of each text, from
-which `evaluate` tells an interval; ``trouble(found)`` says what is wrong with them, where something
-is. ``reads_texts`` is True for a family without states that answers from a text itself, by ``answers(texts, labels)``.
-``turns(steps)`` tells how many steps of each kind there are, for a family whose steps are not all alike.
+What differs between families is declared in ``capabilities`` (`Capabilities`). Families that count are `CountBased`,
+those that read texts instead of ids `RawTextModel`. Optional:
+
+``backward(batch, step)``              a family's own way to compute gradients (`training.gradients.Backward`)
+``validation_metrics(batches)``        further metrics for the log and `evaluate`; ``per_text_metrics(batch)`` gives
+                                       those with a value per text, for intervals; ``diagnose(metrics)`` is a warning
+``step_schedule(steps)``               how many steps of each kind there are, where steps differ
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -81,28 +77,83 @@ class DecodeCache(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a family can do and what it needs, for callers that treat families differently."""
+
+    can_generate: bool = True  # it has a decode cache
+    is_causal: bool = True  # it reads earlier ids only; the others read `batch.targets`
+    needs_source: bool = False  # it makes a text from another: `batch.source` and `new_cache(source=…)`
+    one_document_per_row: bool = False  # instead of packed windows
+    counter_based_dropout: bool = False  # drawn from `step_seed` alone, so that workers can share a batch
+    use_last_checkpoint: bool = False  # instead of the one with the best validation
+    overlap: int = 0  # ids of left context that each window repeats with weight zero
+    likelihood: str = "exact"  # what `score` gives: "exact", "bound" or "pseudo"
+    precisions: tuple[str, ...] = ("float32",)
+    step_kinds: tuple[str, ...] = ("eager",)
+
+
+@runtime_checkable
+class CountBased(Protocol):
+    """A family that is estimated by counting: `count` for every batch of a pass over the corpus, then `update`."""
+
+    def n_passes(self) -> int:
+        """How many passes over the corpus it takes."""
+        ...
+
+    def count(self, batch: Any) -> None:
+        """Add the counts of one batch."""
+        ...
+
+    def update(self) -> Loss:
+        """Estimate the parameters from the counts of one pass."""
+        ...
+
+
+@runtime_checkable
+class RawTextModel(Protocol):
+    """A classifier without hidden states that reads texts instead of ids."""
+
+    def predict_probabilities(self, texts: Sequence[str], labels: Sequence[str]) -> Any:
+        """Probabilities (N, C) of the labels, as an array."""
+        ...
+
+
+class TensorCache:
+    """A `DecodeCache` whose state is tensors; `ROW_DIM` maps the name of each to the dimension of the batch."""
+
+    can_rewind = False
+    ROW_DIM: ClassVar[dict[str, int]]
+    lengths: Tensor
+
+    def _with(self, tensors: dict[str, Tensor]) -> Self:
+        cache = copy.copy(self)
+        vars(cache).update(tensors)
+        return cache
+
+    def select(self, rows: list[int]) -> Self:
+        """A cache of only these rows, in this order."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.lengths.device)
+        return self._with(
+            {name: getattr(self, name).index_select(dim, index) for name, dim in self.ROW_DIM.items()}
+        )
+
+    def join(self, other: Self) -> Self:
+        """A cache of these rows followed by the other's."""
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.ROW_DIM}
+        return self._with({name: torch.cat(pair, self.ROW_DIM[name]) for name, pair in pairs.items()})
+
+
 class LanguageModel(nn.Module):
     """Defaults of the contract; a family overrides what it does differently."""
 
     config: Any
     config_class: ClassVar[type]
-    counts = False
-    passes = 1
-    overlap = 0
-    can_generate = True
-    needs_source = False
-    whole_documents = False
-    counted_dropout = False
-    reads_texts = False
-    keeps_last = False
+    capabilities: Capabilities = Capabilities()
     backward: Any = None
-    causal = True
-    kind = "exact"
-    precisions: tuple[str, ...] = ("float32",)
-    step_kinds: tuple[str, ...] = ("eager",)
 
     @classmethod
-    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+    def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
         """Config values for the size a preset or a depth asks for, which is a Transformer's; what the family's
         config does not know is left out by the caller.
         """
@@ -116,23 +167,23 @@ class LanguageModel(nn.Module):
         self.heads = nn.ModuleDict()
 
     @classmethod
-    def wants(cls, config: Any) -> tuple[str, ...]:
-        """What batches for this config must carry beside ids and targets: `word_starts`, `sentence_pairs`."""
+    def required_batch_fields(cls, config: Any) -> tuple[str, ...]:
+        """Batch fields this config needs besides ids and targets: `word_starts`, `sentence_pairs`."""
         return ()
 
-    def findings(self, batches: list[Batch]) -> dict[str, Any]:
-        """What the log says of validation batches beside their loss."""
+    def validation_metrics(self, batches: list[Batch]) -> dict[str, Any]:
+        """Further metrics of validation batches for the log."""
         return {}
 
-    def text_findings(self, batch: Batch) -> dict[str, Tensor]:
-        """Those of `findings` that are means over texts, with a value a text: name → (N,)."""
+    def per_text_metrics(self, batch: Batch) -> dict[str, Tensor]:
+        """Those of `validation_metrics` that are means over texts: name → a value per text (N,)."""
         return {}
 
-    def trouble(self, found: dict[str, Any]) -> str | None:
-        """One line on what `findings` show to be wrong with the model, for whoever is to use it; None if nothing is."""
+    def diagnose(self, metrics: dict[str, Any]) -> str | None:
+        """A one-line warning about what `validation_metrics` reveal, or None."""
         return None
 
-    def turns(self, steps: int) -> dict[int, int]:
+    def step_schedule(self, steps: int) -> dict[int, int]:
         """A step of each kind this family takes, and how many of the first `steps` are of its kind: by the time
         these take, a budget is planned.
         """
@@ -154,27 +205,27 @@ class LanguageModel(nn.Module):
         """Nats of each target under the model: (B, T), zero where the weight is zero; and the kind of
         likelihood.
         """
-        return token_nats(self.forward(batch.ids).float(), batch), self.kind
+        return token_nll(self.forward(batch.ids).float(), batch), self.capabilities.likelihood
 
-    def compute_with(self, precision: str, attention: str, step: str) -> None:
+    def set_compute(self, precision: str, attention: str, step: str) -> None:
         """Take the run's choices of arithmetic (`training.trainer.ComputeConfig`), out of `precisions` and
         `step_kinds`; a family without such choices takes the plain ones.
         """
-        for what, value, known in (
-            ("precision", precision, self.precisions),
-            ("step", step, self.step_kinds),
+        for setting, value, known in (
+            ("precision", precision, self.capabilities.precisions),
+            ("step", step, self.capabilities.step_kinds),
         ):
             if value not in known:
-                raise unknown_name_error(f"{what} of a {type(self).__name__.lower()}", value, known)
+                raise unknown_name_error(f"{setting} of a {type(self).__name__.lower()}", value, known)
 
-    def why_not_unpadded(self) -> str | None:
+    def varlen_unsupported_reason(self) -> str | None:
         """Why no kernels compute this model's states without padding (`unpadded`), or None where some do."""
         return "this family has no such kernels"
 
-    def answer_with(self, precision: str) -> None:
-        """Take the arithmetic for answering: the precision it was taught in, and kernels where there are some."""
-        unpadded = precision == "bfloat16" and not self.why_not_unpadded()
-        self.compute_with(precision, "plain", "unpadded" if unpadded else "eager")
+    def set_inference_compute(self, precision: str) -> None:
+        """Set the arithmetic for inference: the precision of training, and native kernels where they exist."""
+        unpadded = precision == "bfloat16" and not self.varlen_unsupported_reason()
+        self.set_compute(precision, "plain", "unpadded" if unpadded else "eager")
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All parameters under one optimiser."""
@@ -190,7 +241,7 @@ def step_seed(batch: Batch, use: str) -> int:
     return derive_seed(torch.initial_seed(), use, batch.position, batch.piece)
 
 
-def token_nats(logits: Tensor, batch: Batch) -> Tensor:
+def token_nll(logits: Tensor, batch: Batch) -> Tensor:
     """Nats of each target (B, T) under logits (B, T, V), zero where the weight is zero."""
     nats = nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
     return nats * batch.weights

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
+from textus.models.checks import check_context
+from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.kernels import native
 from textus.models.nn.attention import DecoderBlock, DecoderConfig, KeyValueCache
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
@@ -27,13 +28,14 @@ from textus.models.nn.rope import RotaryTable
 class Decoder(LanguageModel):
     """A causal Transformer over ids.
 
-    `compute_with` sets the type activations are computed in, how it attends and who does the arithmetic when
+    `set_compute` sets the type activations are computed in, how it attends and who does the arithmetic when
     nothing is
     cached: choices of the run, not of the model, that change only rounding (and speed).
     """
 
-    precisions = ("float32", "bfloat16", "float16")
-    step_kinds = ("eager", "compiled", "native")
+    capabilities = Capabilities(
+        precisions=("float32", "bfloat16", "float16"), step_kinds=("eager", "compiled", "native")
+    )
 
     config: DecoderConfig
     blocks: Any  # nn.ModuleList of Block
@@ -56,9 +58,9 @@ class Decoder(LanguageModel):
             self.rotary = RotaryTable(
                 config.context_length, config.d_head, config.rope_theta, config.rope_scaling
             )
-        self._initialise()
+        self._init_weights()
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         """Outputs into the residual stream and the head start at zero, as do modded-nanogpt's: the first
         step is uniform.
         """
@@ -69,12 +71,12 @@ class Decoder(LanguageModel):
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
 
-    def compute_with(self, precision: str, attention: str, step: str) -> None:
-        super().compute_with(precision, attention, step)
+    def set_compute(self, precision: str, attention: str, step: str) -> None:
+        super().set_compute(precision, attention, step)
         attentions = native.ATTENTIONS if step == "native" else ATTENTIONS
         if attention not in attentions:
             raise unknown_name_error("attention", attention, attentions)
-        if step == "native" and (why := self.why_not_native()):
+        if step == "native" and (why := self.native_unsupported_reason()):
             raise UsageError(
                 "unsupported_kernel",
                 f"step 'native' cannot compute this model: {why}; use 'eager' or 'compiled'",
@@ -92,7 +94,7 @@ class Decoder(LanguageModel):
             for block in self.blocks:  # all alike: compiled once, and a new process finds it in torch's cache
                 block.compile()
 
-    def why_not_native(self) -> str | None:
+    def native_unsupported_reason(self) -> str | None:
         """What `kernels.native.NativeBlock` does not have that this model needs, or None."""
         config = self.config
         if (
@@ -106,7 +108,7 @@ class Decoder(LanguageModel):
             return f"the kernels hold at most {native.LONGEST} positions and heads {native.WIDEST} wide"
         if self.embedding.weight.device.type != "cpu":
             return "the kernels run on CPUs"
-        return native.why_none()
+        return native.build_error()
 
     def native_attentions(self) -> list[str]:
         """The attentions the kernels have here for heads of this width, the likeliest first."""
@@ -127,7 +129,7 @@ class Decoder(LanguageModel):
 
         `seed` is what the kernels draw dropout from; without them torch's own state is.
         """
-        self._check_length(ids.shape[1])
+        check_context(ids.shape[1], self.config.context_length)
         positions = torch.arange(ids.shape[1], device=ids.device)
         x, angles = self._embed(ids, positions, ids.shape[1])
         if self.native:
@@ -187,14 +189,6 @@ class Decoder(LanguageModel):
         """(V, D)."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def _check_length(self, length: int) -> None:
-        if length > self.config.context_length:
-            raise UsageError(
-                "context_exceeded",
-                f"{length} ids are more than the context of {self.config.context_length}; shorten the text, or"
-                f" train with --set model.context_length={length}",
-            )
-
     # ── reading on from a cache ────────────────────────────────────────────────────────────────
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> KeyValueCache:
@@ -209,11 +203,11 @@ class Decoder(LanguageModel):
         positions = cache.lengths[:, None] + column  # (B, T)
         real = column < lengths[:, None] if lengths is not None else torch.ones_like(ids, dtype=torch.bool)
         length = int((cache.lengths + real.sum(1)).max())
-        self._check_length(length)
+        check_context(length, self.config.context_length)
         if length > cache.k.shape[2]:
             raise UsageError(
                 "context_exceeded",
-                f"{length} ids are more than the {cache.k.shape[2]} this cache has room for",
+                f"{length} ids exceed this cache's capacity of {cache.k.shape[2]}",
             )
         row, col = real.nonzero(as_tuple=True)
         slots = (row, col, positions[row, col])
@@ -249,7 +243,7 @@ class Decoder(LanguageModel):
 
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         logits = self._logits(self.hidden(batch.ids, documents=batch.documents))
-        return token_nats(logits, batch), self.kind
+        return token_nll(logits, batch), self.capabilities.likelihood
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""

@@ -1,9 +1,9 @@
-"""The Transformer encoder (Devlin et al. 2019): every position sees the whole text, some of it hidden from it.
+"""The Transformer encoder (Devlin et al. 2019): bidirectional, trained by masked language modeling.
 
 Holds BERT, RoBERTa and MiniLM exactly; the default is a pre-norm encoder with rotary positions, which learns
-more from little text. It reads `batch.targets`, the text whose nats are asked. Learning is by masked language
-model, with tokens, whole words or spans hidden (Joshi et al. 2020) anew each time a text is read (Liu et al.
-2019), and if asked by next-sentence prediction. Shapes as in `textus.models.nn.layers`; V vocabulary.
+more from little text. It reads and scores `batch.targets`. Tokens, whole words or spans (Joshi et al. 2020) are
+masked anew each time a text is read (Liu et al. 2019); next-sentence prediction is optional.
+Shapes as in `textus.models.nn.layers`; V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss, matrices_and_other
+from textus.models.checks import check_at_least, check_context
+from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other
 from textus.models.kernels import native, varlen
 from textus.models.nn.layers import ACTIVATIONS, ATTENTIONS, GATED, make_feed_forward, make_norm
 from textus.models.nn.linear import Linear
@@ -74,9 +75,7 @@ class EncoderConfig:
             gated = self.activation in GATED
             d_ff = -(-8 * self.d_model // 3 // 32) * 32 if gated else 4 * self.d_model
             object.__setattr__(self, "d_ff", d_ff)
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "d_ff"):
-            if getattr(self, name) < 1:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "vocab_size", "context_length", "n_layer", "n_head", "d_model", "d_ff")
         if self.d_model % self.n_head or (self.position == "rotary" and self.d_head % 2):
             raise UsageError(
                 "incompatible_settings",
@@ -102,14 +101,16 @@ class EncoderConfig:
 
     @property
     def masked_id(self) -> int:
-        """The id that stands for a hidden token."""
+        """The id of the mask token."""
         return self.vocab_size if self.mask_id is None else self.mask_id
 
 
 # ── what is hidden ─────────────────────────────────────────────────────────────────────────────
 
 
-def choose(units: NDArray[np.int64], n: int, masking: str, random: np.random.Generator) -> NDArray[np.int64]:
+def sample_mask(
+    units: NDArray[np.int64], n: int, masking: str, random: np.random.Generator
+) -> NDArray[np.int64]:
     """Which positions to hide: (T,), -1 for none, else the number of the piece of text hidden together.
 
     `units` (T,) numbers the tokens or words that may be hidden, in order, -1 for what may not. Whole units
@@ -128,7 +129,7 @@ def choose(units: NDArray[np.int64], n: int, masking: str, random: np.random.Gen
     return chosen
 
 
-def hide(
+def apply_mask(
     text: NDArray[np.int64],
     allowed: NDArray[np.bool_],
     starts: NDArray[np.bool_] | None,
@@ -145,18 +146,18 @@ def hide(
         return seen, np.zeros(len(text), dtype=bool)
     numbers = np.arange(len(text)) if starts is None else np.cumsum(starts)
     wanted = max(1, round(config.mask_rate * n))
-    chosen = choose(np.where(allowed, numbers, -1), wanted, config.masking, random)
-    found = chosen >= 0
+    chosen = sample_mask(np.where(allowed, numbers, -1), wanted, config.masking, random)
+    is_masked = chosen >= 0
     fate = random.random(len(text))
     if config.masking == "span":
         fate = fate[chosen]
-    seen[found & (fate < HIDDEN_SHARE)] = config.masked_id
-    other = found & (fate >= HIDDEN_SHARE) & (fate < HIDDEN_SHARE + RANDOM_SHARE)
+    seen[is_masked & (fate < HIDDEN_SHARE)] = config.masked_id
+    other = is_masked & (fate >= HIDDEN_SHARE) & (fate < HIDDEN_SHARE + RANDOM_SHARE)
     seen[other] = random.integers(config.vocab_size, size=int(other.sum()))
-    return seen, found
+    return seen, is_masked
 
 
-def hidden_text(batch: Batch, config: EncoderConfig) -> tuple[Tensor, Tensor]:
+def mask_text(batch: Batch, config: EncoderConfig) -> tuple[Tensor, Tensor]:
     """What the model sees of `batch.targets`, and the weight of each position in the loss: (B, T) both.
 
     A row's weight is spread over what was hidden in it. What is hidden follows from the step and the row's
@@ -174,8 +175,8 @@ def hidden_text(batch: Batch, config: EncoderConfig) -> tuple[Tensor, Tensor]:
         length = int(real[row].sum())  # draws do not depend on how much padding follows
         part = (row, slice(length))
         words = None if starts is None else starts[part]
-        seen[part], found = hide(text[part], allowed[part], words, random, config)
-        chosen = given[part] * found
+        seen[part], is_masked = apply_mask(text[part], allowed[part], words, random, config)
+        chosen = given[part] * is_masked
         weights[part] = chosen * (given[row].sum() / max(chosen.sum(), 1e-12))
     device = batch.targets.device
     return torch.from_numpy(seen).to(device), torch.from_numpy(weights).to(device)
@@ -245,7 +246,7 @@ class Transform(nn.Module):
         return self.norm(self.activation(self.dense(x)))
 
 
-def visible_to(mask: Tensor | None, documents: Tensor | None) -> Tensor | None:
+def attention_mask(mask: Tensor | None, documents: Tensor | None) -> Tensor | None:
     """(B, 1, T, S), True where position t sees s: real, and in its own document; None where all is seen.
 
     A document is a run of equal numbers. Padding sees itself, since a softmax must see something.
@@ -266,11 +267,13 @@ def visible_to(mask: Tensor | None, documents: Tensor | None) -> Tensor | None:
 class Encoder(LanguageModel):
     """A Transformer that reads in both directions. It cannot write; its score is a pseudo-likelihood."""
 
-    precisions = ("float32", "bfloat16", "float16")
-    step_kinds = ("eager", "compiled", "unpadded")
-    can_generate = False
-    causal = False
-    kind = "pseudo"
+    capabilities = Capabilities(
+        can_generate=False,
+        is_causal=False,
+        likelihood="pseudo",
+        precisions=("float32", "bfloat16", "float16"),
+        step_kinds=("eager", "compiled", "unpadded"),
+    )
 
     config: EncoderConfig
     blocks: Any  # nn.ModuleList of EncoderBlock
@@ -299,9 +302,9 @@ class Encoder(LanguageModel):
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.mlm_transform else None
         self.pooler = Linear(width, width, bias=True) if config.pooler else None
         self.next_sentence = Linear(width, 2, bias=True) if config.objective == "mlm+nsp" else None
-        self._initialise()
+        self._init_weights()
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         """As the decoder's: outputs into the residual stream start at zero."""
         for part in self.modules():
             if isinstance(part, nn.Embedding):
@@ -311,20 +314,20 @@ class Encoder(LanguageModel):
             nn.init.zeros_(block.feed_forward.down.weight)
 
     @classmethod
-    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+    def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
         # a tokenizer may have no token to spare: the mask gets a row of its own
-        return {**super().sized(n_layer, d_model, context_length), "mask_id": None}
+        return {**super().config_for_size(n_layer, d_model, context_length), "mask_id": None}
 
     @classmethod
-    def wants(cls, config: EncoderConfig) -> tuple[str, ...]:
+    def required_batch_fields(cls, config: EncoderConfig) -> tuple[str, ...]:
         words = () if config.masking == "token" else ("word_starts",)
         return words + (("sentence_pairs",) if config.objective == "mlm+nsp" else ())
 
-    def compute_with(self, precision: str, attention: str, step: str) -> None:
-        super().compute_with(precision, attention, step)
+    def set_compute(self, precision: str, attention: str, step: str) -> None:
+        super().set_compute(precision, attention, step)
         if attention not in ATTENTIONS:
             raise unknown_name_error("attention", attention, ATTENTIONS)
-        if step == "unpadded" and (why := self.why_not_unpadded() or bfloat16_only(precision)):
+        if step == "unpadded" and (why := self.varlen_unsupported_reason() or bfloat16_only(precision)):
             raise UsageError("unsupported_kernel", f"choices.step=unpadded: {why}; set choices.step=eager")
         self.precision, self.attention = getattr(torch, precision), attention
         self.unpadded = step == "unpadded"
@@ -332,7 +335,7 @@ class Encoder(LanguageModel):
             for block in self.blocks:
                 block.compile()
 
-    def why_not_unpadded(self) -> str | None:
+    def varlen_unsupported_reason(self) -> str | None:
         config = self.config
         known = {
             "activation": "gelu-exact",
@@ -348,7 +351,7 @@ class Encoder(LanguageModel):
             return f"its kernels hold rows of {varlen.WIDEST} values"
         if not all(getattr(part, "is_whole", True) for part in self.blocks.modules()):
             return "its kernels read whole weights, not adapters with method.dropout"
-        return native.why_none()
+        return native.build_error()
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────
 
@@ -362,43 +365,43 @@ class Encoder(LanguageModel):
     ) -> Tensor:
         """Last states (B, T, D) of ids (B, T); padding (`mask` False) is not seen, nor are other `documents`.
 
-        `segments` (B, T) says which text of a pair each position is of; None: all of the first.
+        `segments` (B, T) numbers the text of a pair that each position belongs to; None: all 0.
         """
         if (
             self.unpadded
             and documents is None
             and (mask is None or bool((mask[:, 1:] <= mask[:, :-1]).all()))
         ):
-            return self._hidden_unpadded(ids, mask, segments)
+            return self._hidden_varlen(ids, mask, segments)
         x, angles = self._embed(ids, segments)
-        visible = visible_to(mask, documents)
+        visible = attention_mask(mask, documents)
         if visible is None:
             visible = torch.ones(1, 1, dtype=torch.bool, device=ids.device)
         for block in self.blocks:
             x = block(x, angles, visible, self.attention)
         return self.norm(x) if self.config.norm_first else x
 
-    def _hidden_unpadded(self, ids: Tensor, mask: Tensor | None, segments: Tensor | None) -> Tensor:
+    def _hidden_varlen(self, ids: Tensor, mask: Tensor | None, segments: Tensor | None) -> Tensor:
         """`hidden` by kernels, of right-padded rows; zero where there is padding."""
         config, (batch, time) = self.config, ids.shape
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         lengths, places = real.sum(1), real.flatten().nonzero()[:, 0]
         n = len(places)
-        room = (0, varlen.up(n, varlen.ROUND) - n)
-        flat, columns = F.pad(ids.flatten()[places], room), F.pad(places % time, room)
-        kinds = None if segments is None else F.pad(segments.flatten()[places], room)[None]
+        padding = (0, varlen.round_up(n, varlen.ROUND) - n)
+        flat, columns = F.pad(ids.flatten()[places], padding), F.pad(places % time, padding)
+        kinds = None if segments is None else F.pad(segments.flatten()[places], padding)[None]
         x, _ = self._embed(flat[None], kinds, columns)
         texts = varlen.VarlenBatch(
-            F.pad(lengths.cumsum(0), (1, 0)), n, varlen.up(int(lengths.max()), varlen.ROUND_TIME), config.n_head,
+            F.pad(lengths.cumsum(0), (1, 0)), n, varlen.round_up(int(lengths.max()), varlen.ROUND_TIME), config.n_head,
             config.d_head, config.norm_eps, config.dropout if self.training else 0.0,
         )  # fmt: skip
         seed = (
             int(torch.randint(1 << 30, ())) if texts.dropout else 0
         )  # of the step: `fit` sets torch's state
         rows = native.NativeDropout.apply(x[0], texts.dropout, seed - 1) if texts.dropout else x[0]
-        only_read = not torch.is_grad_enabled() and not texts.dropout and varlen.lays_out()
+        only_read = not torch.is_grad_enabled() and not texts.dropout and varlen.supports_prepack()
         for number, block in enumerate(self.blocks):
-            weights = varlen.weights_of(block)
+            weights = varlen.block_weights(block)
             if only_read:
                 rows = varlen.read(rows, texts, weights)
             else:
@@ -414,12 +417,7 @@ class Encoder(LanguageModel):
         """
         config = self.config
         time = ids.shape[1] if places is None else 1 + int(places.max())
-        if time > config.context_length:
-            raise UsageError(
-                "context_exceeded",
-                f"{time} ids are more than the context of {config.context_length}; shorten the text, or train"
-                f" with --set model.context_length={time}",
-            )
+        check_context(time, config.context_length)
         x, angles = self.embedding(ids), None
         if config.position == "learned":
             first = config.position_offset
@@ -439,7 +437,7 @@ class Encoder(LanguageModel):
         return x if places is not None else self.dropout(x), angles
 
     def forward(self, ids: Tensor, cache: Any = None, lengths: Tensor | None = None) -> Tensor:
-        """What could stand at each position of ids (B, T), all of which are seen: logits (B, T, V)."""
+        """Logits (B, T, V) for each position of ids (B, T), all of which are visible."""
         mask = None
         if lengths is not None:
             mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
@@ -462,11 +460,11 @@ class Encoder(LanguageModel):
         """Nats of what was hidden, each row's mean times its weight; with labels, next-sentence nats the same
         way. Parts `mlm` and `nsp`.
         """
-        seen, weights = hidden_text(batch, self.config)
+        seen, weights = mask_text(batch, self.config)
         hidden = self.hidden(seen, batch.mask, batch.segments, documents=target_documents(batch))
-        found = weights > 0
-        nats = F.cross_entropy(self.logits(hidden[found]), batch.targets[found], reduction="none")
-        total = (nats * weights[found]).sum()
+        selected = weights > 0
+        nats = F.cross_entropy(self.logits(hidden[selected]), batch.targets[selected], reduction="none")
+        total = (nats * weights[selected]).sum()
         parts = {"mlm": float(total.detach())}
         if self.next_sentence is not None and batch.labels is not None:
             guess = self.next_sentence(self.pooled(hidden)).float()
@@ -482,17 +480,17 @@ class Encoder(LanguageModel):
         """
         documents, places = target_documents(batch), (batch.weights > 0).nonzero()
         rows_at_once = max(1, AT_ONCE // batch.targets.shape[1])
-        found = [batch.weights.new_zeros(0)]
+        scores = [batch.weights.new_zeros(0)]
         for rows, columns in (part.unbind(1) for part in places.split(rows_at_once)):
-            seen, each = batch.targets[rows], torch.arange(len(rows), device=rows.device)
-            seen[each, columns] = self.config.masked_id
+            seen, row = batch.targets[rows], torch.arange(len(rows), device=rows.device)
+            seen[row, columns] = self.config.masked_id
             mask, segments, runs = (
                 None if part is None else part[rows] for part in (batch.mask, batch.segments, documents)
             )
-            logits = self.logits(self.hidden(seen, mask, segments, documents=runs)[each, columns])
-            found.append(F.cross_entropy(logits, batch.targets[rows, columns], reduction="none"))
-        nats = torch.zeros_like(batch.weights).index_put(tuple(places.unbind(1)), torch.cat(found))
-        return nats * batch.weights, self.kind
+            logits = self.logits(self.hidden(seen, mask, segments, documents=runs)[row, columns])
+            scores.append(F.cross_entropy(logits, batch.targets[rows, columns], reduction="none"))
+        nats = torch.zeros_like(batch.weights).index_put(tuple(places.unbind(1)), torch.cat(scores))
+        return nats * batch.weights, self.capabilities.likelihood
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""

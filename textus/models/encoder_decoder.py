@@ -2,7 +2,7 @@
 
 The encoder reads the whole source; the decoder writes the target id by id and looks at the encoder's states from
 every block. Source and target share one vocabulary and one embedding. All norms come before the part they serve.
-How a source is given and padded is told at `data.batch.Batch`; without one, an empty source is read.
+`data.batch.Batch` documents how a source is padded; without one, an empty source is read.
 
 Shapes: B batch, S source time, T target time, D width, H heads, K head width, V vocabulary, L blocks.
 """
@@ -24,7 +24,8 @@ from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
 from textus.data.bucketing import source_mask
 from textus.data.denoising import OBJECTIVES
-from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
+from textus.models.checks import check_at_least, check_rate
+from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.nn.attention import KeyValueCache
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.nn.layers import GATED, causal_mask, make_feed_forward, make_norm
@@ -45,7 +46,7 @@ class EncoderDecoderConfig:
     Values of 0 are derived: as many decoder blocks as encoder blocks; heads that share the width; a feed-forward
     of 8/3 width (gated) or 4 width. `position` "relative" is T5's: a learned number for each head and bucket of
     distances. `scale_head` multiplies what a tied head reads by D^-0.5. `start_id` begins every target (None:
-    `end_id`), `mask_id` stands for a missing span; `objective` makes pairs of a corpus that has none.
+    `end_id`), `mask_id` replaces a masked span; `objective` makes pairs of a corpus that has none.
     """
 
     vocab_size: int
@@ -87,17 +88,11 @@ class EncoderDecoderConfig:
         if not self.tie_head:
             object.__setattr__(self, "scale_head", False)
         counts = ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "n_buckets", *derived)
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, *counts)
         for name, known in (("position", POSITIONS), ("objective", OBJECTIVES)):
             if getattr(self, name) not in known:
                 raise unknown_name_error(name, getattr(self, name), known)
-        for name in ("dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(
-                    "out_of_range", f"{name}={getattr(self, name)}: must be at least 0 and below 1"
-                )
+        check_rate(self, "dropout", "label_smoothing")
         if self.position == "rotary" and self.d_head % 2:
             raise UsageError(
                 "incompatible_settings", f"d_head={self.d_head}: rotary positions need heads of even width"
@@ -176,7 +171,7 @@ class CrossAttention(nn.Module):
         """(B, T, D) -> (B, T, H, K)."""
         return self.q(x).unflatten(-1, (-1, self.d_head))
 
-    def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, S, H, K) of the source's states (B, S, D)."""
         k, v = (part.unflatten(-1, (-1, self.d_head)) for part in self.kv(memory).chunk(2, dim=-1))
         return k, v
@@ -228,15 +223,15 @@ class EncoderDecoderCache:
     def join(self, other: EncoderDecoderCache) -> EncoderDecoderCache:
         """A cache of these rows followed by the other's."""
         longest = max(self.source_k.shape[2], other.source_k.shape[2])
-        grown = [each._sources(longest) for each in (self, other)]
-        k, v = (torch.cat([each[part] for each in grown], 1) for part in (0, 1))
-        return EncoderDecoderCache(self.own.join(other.own), k, v, torch.cat([each[2] for each in grown]))
+        grown = [cache._padded_sources(longest) for cache in (self, other)]
+        k, v = (torch.cat([cache[part] for cache in grown], 1) for part in (0, 1))
+        return EncoderDecoderCache(self.own.join(other.own), k, v, torch.cat([cache[2] for cache in grown]))
 
-    def _sources(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _padded_sources(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         more = longest - self.source_k.shape[2]
-        room = (0, 0, 0, 0, 0, more)
+        padding = (0, 0, 0, 0, 0, more)
         bias = F.pad(self.source_bias, (0, more), value=-math.inf)
-        return F.pad(self.source_k, room), F.pad(self.source_v, room), bias
+        return F.pad(self.source_k, padding), F.pad(self.source_v, padding), bias
 
 
 # ── the model ──────────────────────────────────────────────────────────────────────────────────
@@ -245,18 +240,18 @@ class EncoderDecoderCache:
 class EncoderDecoder(LanguageModel):
     """Makes a target text from a source text, both as ids.
 
-    As a language model it gives the exact likelihood of a target given its source. `compute_with` sets the type
+    As a language model it gives the exact likelihood of a target given its source. `set_compute` sets the type
     activations are computed in and whether torch's fused attention is used; both change only rounding.
     """
 
-    needs_source = True
-    counted_dropout = True
-    precisions = ("float32", "bfloat16", "float16")
+    capabilities = Capabilities(
+        needs_source=True, counter_based_dropout=True, precisions=("float32", "bfloat16", "float16")
+    )
 
     @classmethod
-    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+    def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
         """Half of the layers read the source and half write the target."""
-        return {**super().sized(n_layer, d_model, context_length), "n_layer": (n_layer + 1) // 2}
+        return {**super().config_for_size(n_layer, d_model, context_length), "n_layer": (n_layer + 1) // 2}
 
     config: EncoderDecoderConfig
     encoder: Any  # nn.ModuleList of Block
@@ -279,7 +274,7 @@ class EncoderDecoder(LanguageModel):
         self.decoder_norm: Any = make_norm(config.norm, config.d_model, config.norm_eps)
         self.head = None if config.tie_head else Linear(config.d_model, config.vocab_size)
         self._add_positions()
-        self._initialise()
+        self._init_weights()
 
     def _add_positions(self) -> None:
         config = self.config
@@ -292,10 +287,10 @@ class EncoderDecoder(LanguageModel):
         elif config.position == "rotary":
             self.rotary = RotaryTable(config.context_length, config.d_head, config.rope_theta)
         else:
-            table = sinusoids(config.context_length, config.d_model)
+            table = sinusoidal_positions(config.context_length, config.d_model)
             self.register_buffer("waves", table, persistent=False)
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         """Outputs into the residual stream start at zero; an untied head too, so that the first step is uniform."""
         tied = self.config.tie_head and not self.config.scale_head
         nn.init.normal_(self.embedding.weight, std=0.02 if tied else 1.0)
@@ -310,8 +305,8 @@ class EncoderDecoder(LanguageModel):
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
 
-    def compute_with(self, precision: str, attention: str, step: str) -> None:
-        super().compute_with(precision, attention, step)
+    def set_compute(self, precision: str, attention: str, step: str) -> None:
+        super().set_compute(precision, attention, step)
         if attention not in ATTENTIONS:
             raise unknown_name_error("attention", attention, ATTENTIONS)
         self.precision = getattr(torch, precision)
@@ -329,7 +324,7 @@ class EncoderDecoder(LanguageModel):
         drop = SeededDropout(self.config.dropout, seed) if self.training and self.config.dropout else keep
         return self._encode(ids, self._bias(real), drop)
 
-    def read(self, source: Tensor | None, rows: int, drop: Drop = keep) -> tuple[Tensor, Tensor]:
+    def encode_source(self, source: Tensor | None, rows: int, drop: Drop = keep) -> tuple[Tensor, Tensor]:
         """States (B, S, D) of sources (B, S), and the bias (B, 1, 1, S) that hides padding; None: empty texts."""
         if source is None:
             source = torch.full((rows, 1), self.config.end_id, device=self.embedding.weight.device)
@@ -369,7 +364,7 @@ class EncoderDecoder(LanguageModel):
         if self.config.position == "sinusoidal":
             return x + self.waves[positions].to(x.dtype), None
         if self.config.position == "rotary":
-            cos, sin = (part.to(x.dtype) for part in self.rotary.at(positions))
+            cos, sin = (part.to(x.dtype) for part in self.rotary.at_positions(positions))
             return x, (cos, sin)
         return x, None
 
@@ -377,7 +372,9 @@ class EncoderDecoder(LanguageModel):
         """T5's bias of queries at positions (T,) or (B, T) to keys 0 … S-1: (B|1, H, T, S)."""
         distance = torch.arange(n_keys, device=positions.device) - positions[..., None]  # (…, T, S)
         config = self.config
-        number = bucket(distance, config.n_buckets, config.max_distance, both_ways=side == "encoder")
+        number = relative_position_bucket(
+            distance, config.n_buckets, config.max_distance, both_ways=side == "encoder"
+        )
         values = getattr(self, f"{side}_bias")(number).to(self.precision)  # (…, T, S, H)
         return values.movedim(-1, -3).view(-1, config.n_head, *distance.shape[-2:])
 
@@ -396,7 +393,7 @@ class EncoderDecoder(LanguageModel):
     ) -> Tensor:
         """Logits (B, T, V) of target ids (B, T); without a cache, those for an empty source."""
         if cache is None:
-            return self._logits(self._decode(ids, *self.read(None, len(ids))))
+            return self._logits(self._decode(ids, *self.encode_source(None, len(ids))))
         return self._logits(self._decode_cached(ids, cache, lengths))
 
     def _decode(
@@ -419,7 +416,7 @@ class EncoderDecoder(LanguageModel):
         for block in self.decoder:
             q, k, v = block.attention.project(block.attention_norm(x), angles)
             x = x + drop(block.attention.out(self._attend(q, k, v, bias)))
-            k, v = block.cross.remember(memory)
+            k, v = block.cross.project_memory(memory)
             x = self._finish(block, x, k, v, memory_bias, drop)
         return drop(self.decoder_norm(x))
 
@@ -434,9 +431,11 @@ class EncoderDecoder(LanguageModel):
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> EncoderDecoderCache:
         """A cache for targets of `length` ids of these sources (B, S): they are encoded here, once."""
         config, device = self.config, self.embedding.weight.device
-        memory, bias = self.read(source if source is None else source.to(device), batch_size)
-        remembered = [block.cross.remember(memory) for block in self.decoder]
-        source_k, source_v = (torch.stack([each[part] for each in remembered]) for part in (0, 1))
+        memory, bias = self.encode_source(source if source is None else source.to(device), batch_size)
+        remembered = [block.cross.project_memory(memory) for block in self.decoder]
+        source_k, source_v = (
+            torch.stack([keys_values[part] for keys_values in remembered]) for part in (0, 1)
+        )
         shape = (config.n_decoder_layer, batch_size, length, config.n_head, config.d_head)
         k, v = (torch.zeros(shape, dtype=self.precision, device=device) for _ in range(2))
         own = KeyValueCache(k, v, torch.zeros(batch_size, dtype=torch.long, device=device))
@@ -451,7 +450,7 @@ class EncoderDecoder(LanguageModel):
         self._check_length(length, "target")
         if length > own.k.shape[2]:
             raise UsageError(
-                "context_exceeded", f"{length} ids are more than the {own.k.shape[2]} this cache has room for"
+                "context_exceeded", f"{length} ids exceed this cache's capacity of {own.k.shape[2]}"
             )
         row, place = real.nonzero(as_tuple=True)
         slots = (row, place, positions[row, place])
@@ -491,17 +490,17 @@ class EncoderDecoder(LanguageModel):
         drop: Drop = keep
         if self.training and self.config.dropout:
             drop = SeededDropout(self.config.dropout, step_seed(batch, "dropout"))
-        memory, bias = self.read(batch.source, len(batch.ids), drop)
+        memory, bias = self.encode_source(batch.source, len(batch.ids), drop)
         hidden = self._scaled(self._decode(batch.ids, memory, bias, batch.documents, drop))
         smoothing = self.config.label_smoothing if self.training else 0.0
-        compute = smoothed(smoothing) if smoothing else chunk_loss
+        compute = label_smoothing_loss(smoothing) if smoothing else chunk_loss
         total = cross_entropy(hidden, self.head_weight, batch.targets, batch.weights, compute)
         return Loss(total, float(batch.weights.sum()))
 
     def score(self, batch: Batch) -> tuple[Tensor, str]:
-        memory, bias = self.read(batch.source, len(batch.ids))
+        memory, bias = self.encode_source(batch.source, len(batch.ids))
         logits = self._logits(self._decode(batch.ids, memory, bias, batch.documents))
-        return token_nats(logits, batch), self.kind
+        return token_nll(logits, batch), self.capabilities.likelihood
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""
@@ -512,7 +511,7 @@ class EncoderDecoder(LanguageModel):
 # ── formulas ───────────────────────────────────────────────────────────────────────────────────
 
 
-def sinusoids(length: int, width: int) -> Tensor:
+def sinusoidal_positions(length: int, width: int) -> Tensor:
     """Sines and cosines of positions at wavelengths from 2π to 10,000 · 2π (Vaswani et al. 2017): (length, D)."""
     half = -(-width // 2)
     frequency = 10_000.0 ** -(torch.arange(half, dtype=torch.float64) / half)
@@ -520,7 +519,9 @@ def sinusoids(length: int, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width].float()
 
 
-def bucket(distance: Tensor, n_buckets: int, max_distance: int, *, both_ways: bool) -> Tensor:
+def relative_position_bucket(
+    distance: Tensor, n_buckets: int, max_distance: int, *, both_ways: bool
+) -> Tensor:
     """The number of the bucket of each distance, key minus query (Raffel et al. 2020): small ones have one each,
     larger ones share logarithmically wider ones, and all from `max_distance` on the last. `both_ways`: keys after
     the query have the upper half of the buckets; else they are as near as the query itself.
@@ -538,7 +539,7 @@ def bucket(distance: Tensor, n_buckets: int, max_distance: int, *, both_ways: bo
     return after + torch.where(distance < exact, distance, wider)
 
 
-def smoothed(smoothing: float) -> Callable[..., tuple[Tensor, Tensor]]:
+def label_smoothing_loss(smoothing: float) -> Callable[..., tuple[Tensor, Tensor]]:
     """`nn.cross_entropy.chunk_loss` with label smoothing (Szegedy et al. 2016): the target has 1 - `smoothing` and all
     entries an equal share of it.
     """

@@ -1,4 +1,4 @@
-"""A generative adversarial network of text: a generator learns from a critic that tells its texts from real ones.
+"""A generative adversarial network of text: the critic classifies texts as real or generated.
 
 Sources: Yu et al. 2017 (SeqGAN: policy gradient, Monte-Carlo rollouts, convolutional critic of Kim 2014); Jang et al.
 2017 and Nie et al. 2019 (Gumbel-softmax, straight through, temperature coming down); Kool et al. 2019 (the mean of
@@ -6,7 +6,7 @@ the other rows as baseline).
 
 The generator is a recurrent language model: for `warmup_steps` steps it learns by maximum likelihood, then for
 `critic_steps` only the critic learns, then they take turns, `critic_ratio` steps of the critic for each of the
-generator's, whose loss is then likelihood plus `adversarial` times what the critic says. As a language model the GAN
+generator's, whose loss is then likelihood plus `adversarial` times the critic's objective. As a language model the GAN
 is its generator, with an exact score. Each document is a text of its own.
 
 Shapes: B rows (texts), T time, V vocabulary, D width, E critic's width, L layers.
@@ -18,7 +18,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,12 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss, step_seed, token_nats
+from textus.models.checks import check_at_least, check_context, check_end_id, check_rate
+from textus.models.contract import Capabilities, LanguageModel, Loss, TensorCache, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.recurrent import Recurrent
-from textus.models.nn.vae_modules import apart, back
+from textus.models.nn.vae_modules import repack_documents, unpack_documents
 
 WINDOWS = (1, 2, 3, 4)
 """Ids that the critic's filters see at a time."""
@@ -43,7 +44,7 @@ METHODS = ("policy", "gumbel")
 @dataclass(frozen=True)
 class GANConfig:
     """What shapes a GAN. `rollout_every`: a text is completed `rollouts` times from each so many-th position, and
-    what the critic says of them is the value of the ids before. The Gumbel temperature comes down from 1 to
+    the critic's scores of them are the value of the ids before. The Gumbel temperature comes down from 1 to
     `temperature` in `anneal_steps` steps.
     """
 
@@ -71,40 +72,26 @@ class GANConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("warmup_steps", "critic_steps", "adversarial"):
-            if not getattr(self, name) >= 0:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 0")
-        if not 0 <= self.dropout < 1:
-            raise UsageError("out_of_range", f"dropout={self.dropout}: must be at least 0 and below 1")
+        check_at_least(self, 0, "warmup_steps", "critic_steps", "adversarial")
+        check_rate(self, "dropout")
         if not 0 < self.temperature <= 1:
             raise UsageError("out_of_range", f"temperature={self.temperature}: must be above 0 and at most 1")
         if self.method not in METHODS:
             raise unknown_name_error("method", self.method, METHODS)
-        if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(
-                "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
-            )
+        check_end_id(self)
 
 
-class GANCache:
-    """What the generator remembers of each row: (L, B, D), and how many ids it has seen."""
+class GANCache(TensorCache):
+    """The generator's state of each row (L, B, D), and how many ids the row has."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"state": 1, "lengths": 0}
 
     def __init__(self, state: Tensor, lengths: Tensor) -> None:
         self.state, self.lengths = state, lengths
 
-    def select(self, rows: list[int]) -> GANCache:
-        """A cache of only these rows, in this order."""
-        return GANCache(self.state[:, rows], self.lengths[rows])
-
-    def join(self, other: GANCache) -> GANCache:
-        """A cache of these rows followed by the other's."""
-        return GANCache(torch.cat([self.state, other.state], 1), torch.cat([self.lengths, other.lengths]))
-
 
 class Critic(nn.Module):
-    """Says how real a text looks: filters over neighbouring ids, the greatest answer of each, one logit."""
+    """Scores how real a text looks: convolutions over ids, max pooling, one logit (Kim 2014)."""
 
     def __init__(self, config: GANConfig) -> None:
         super().__init__()
@@ -123,16 +110,16 @@ class Critic(nn.Module):
         x = texts @ self.embedding.weight if soft else self.embedding(texts)
         x = (x * alive[..., None]).transpose(1, 2)  # (B, E, T)
         ends = alive.sum(1)[:, None, None]
-        found = []
-        for n, each in zip(WINDOWS, self.filters, strict=True):
-            seen = torch.relu(each(x))  # (B, E, T + n - 1), the window ending at each place
+        features = []
+        for n, convolution in zip(WINDOWS, self.filters, strict=True):
+            seen = torch.relu(convolution(x))  # (B, E, T + n - 1), the window ending at each place
             beyond = torch.arange(seen.shape[2], device=x.device) >= ends + n - 1
-            found.append(seen.masked_fill(beyond, 0.0).amax(2))
-        logits: Tensor = self.out(self.dropout(torch.cat(found, 1)))
+            features.append(seen.masked_fill(beyond, 0.0).amax(2))
+        logits: Tensor = self.out(self.dropout(torch.cat(features, 1)))
         return logits[:, 0]
 
 
-def alive_before_end(ids: Tensor, end_id: int) -> Tensor:
+def until_eos_mask(ids: Tensor, end_id: int) -> Tensor:
     """True up to and including each row's first end id: (B, T)."""
     ends = (ids == end_id).long()
     return ends.cumsum(1) - ends == 0
@@ -152,9 +139,9 @@ def policy_loss(logs: Tensor, values: Tensor, alive: Tensor) -> Tensor:
 class GAN(LanguageModel):
     """See the module."""
 
-    precisions = ("float32", "bfloat16")
-    whole_documents = True
-    keeps_last = True
+    capabilities = Capabilities(
+        precisions=("float32", "bfloat16"), one_document_per_row=True, use_last_checkpoint=True
+    )
 
     def __init__(self, config: GANConfig) -> None:
         super().__init__()
@@ -168,13 +155,13 @@ class GAN(LanguageModel):
         self.critic = Critic(config)
 
     @classmethod
-    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
-        """Shallow, and for texts of at most 64 ids: a critic has to tell from the whole."""
+    def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+        """Shallow, and for texts of at most 64 ids: the critic classifies whole texts."""
         return {"n_layer": 1, "d_model": d_model, "context_length": min(context_length, 64)}
 
-    def compute_with(self, precision: str, attention: str, step: str) -> None:
+    def set_compute(self, precision: str, attention: str, step: str) -> None:
         """In bfloat16 the head's product of likelihood steps; the rest is in float32 all the same."""
-        super().compute_with(precision, attention, step)
+        super().set_compute(precision, attention, step)
         self.precision = getattr(torch, precision)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -187,10 +174,12 @@ class GAN(LanguageModel):
 
     def hidden(self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """The generator's states (B, T, D) before its head."""
-        self._check_length(ids.shape[1])
-        return self.read(self.dropout(self.embedding(ids)), None)[0]
+        check_context(ids.shape[1], self.config.context_length)
+        return self.read_states(self.dropout(self.embedding(ids)), None)[0]
 
-    def read(self, x: Tensor, state: Tensor | None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def read_states(
+        self, x: Tensor, state: Tensor | None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """States (B, T, D) of embedded ids (B, T, D), and what is remembered (L, B, D)."""
         hidden, state = self.body(x, state, lengths)
         return self.dropout(self.out(hidden)), state
@@ -204,37 +193,29 @@ class GAN(LanguageModel):
         if cache is None:
             return self.logits(self.hidden(ids))
         taken = torch.full_like(cache.lengths, ids.shape[1]) if lengths is None else lengths
-        self._check_length(int((cache.lengths + taken).max()))
-        hidden, cache.state = self.read(self.embedding(ids), cache.state, lengths)
+        check_context(int((cache.lengths + taken).max()), self.config.context_length)
+        hidden, cache.state = self.read_states(self.embedding(ids), cache.state, lengths)
         cache.lengths = cache.lengths + taken
         return self.logits(hidden)
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> GANCache:
-        """Rows that have seen nothing; `length` needs no room here."""
+        """An empty cache; its size does not depend on `length`."""
         weight = self.embedding.weight
         state = weight.new_zeros(self.config.n_layer, batch_size, self.config.d_model)
         return GANCache(state, torch.zeros(batch_size, dtype=torch.long, device=weight.device))
 
-    def _check_length(self, length: int) -> None:
-        if length > self.config.context_length:
-            raise UsageError(
-                "context_exceeded",
-                f"{length} ids are more than the context of {self.config.context_length}; shorten the text, or"
-                f" train with --set model.context_length={length}",
-            )
-
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the targets, each document read from its beginning: what the warm-up learns by."""
-        rows, _ = apart(batch)
+        rows, _ = unpack_documents(batch)
         hidden = self.hidden(rows.ids).to(self.precision)
         total = cross_entropy(hidden, self.embedding.weight, rows.targets, rows.weights)
         return Loss(total, float(batch.weights.sum()))
 
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         """Nats of each target: (B, T)."""
-        rows, places = apart(batch)
+        rows, places = unpack_documents(batch)
         logits = self.logits(self.hidden(rows.ids))
-        return back(token_nats(logits, rows), places, batch), self.kind
+        return repack_documents(token_nll(logits, rows), places, batch), self.capabilities.likelihood
 
     @torch.no_grad()
     def sample(
@@ -263,9 +244,9 @@ class GAN(LanguageModel):
         for place in range(ids.shape[1], whole.shape[1]):
             if not len(rows):
                 break
-            hidden, state = self.read(self.embedding(last), state)
+            hidden, state = self.read_states(self.embedding(last), state)
             weights = (self.logits(hidden[:, -1]) / temperature).softmax(-1)
-            last = draw(weights, generator)
+            last = sample_ids(weights, generator)
             whole[rows, place] = last[:, 0]
             going = last[:, 0] != self.config.end_id
             rows, last, state = rows[going], last[going], state[:, going]
@@ -273,7 +254,7 @@ class GAN(LanguageModel):
 
     # ── the game ───────────────────────────────────────────────────────────────────────────────
 
-    def turn(self, step: int) -> str:
+    def step_kind(self, step: int) -> str:
         """Whose step it is: `warm-up`, `critic` or `generator`."""
         config = self.config
         since = step - config.warmup_steps - config.critic_steps
@@ -281,7 +262,7 @@ class GAN(LanguageModel):
             return "warm-up" if step < config.warmup_steps else "critic"
         return "generator" if since % (1 + config.critic_ratio) == config.critic_ratio else "critic"
 
-    def turns(self, steps: int) -> dict[int, int]:
+    def step_schedule(self, steps: int) -> dict[int, int]:
         """The first step of each kind of turn, and how many of `steps` are of that kind."""
         config = self.config
         game = config.warmup_steps + config.critic_steps
@@ -296,9 +277,9 @@ class GAN(LanguageModel):
     def backward(self, batch: Batch, step: int) -> tuple[Loss, Sequence[str]]:
         """One turn, as `fit(backward=…)` takes it: gradients of one of the two groups, and its name."""
         batch = batch.to(self.embedding.weight.device)
-        turn = self.turn(step)
+        turn = self.step_kind(step)
         generator = torch.Generator(batch.ids.device).manual_seed(step_seed(batch, "gan"))
-        rows, _ = apart(batch)
+        rows, _ = unpack_documents(batch)
         if turn == "critic":
             loss, name = self.critic_loss(rows, generator), "critic"
             objective = loss.total / loss.weight
@@ -320,32 +301,32 @@ class GAN(LanguageModel):
             parameter.grad = gradient
         return Loss(loss.total.detach(), loss.weight, loss.parts), [name]
 
-    def _drawn(self, rows: Batch, generator: torch.Generator) -> Tensor:
-        """As many texts as there are rows, whole ones (cut at a row's end they would teach brevity): ids (B, 1 + T)
+    def _sample_texts(self, rows: Batch, generator: torch.Generator) -> Tensor:
+        """As many texts as there are rows, whole ones (cut ones would favour short texts): ids (B, 1 + T)
         after the start id, T the longest's.
         """
         start = rows.ids.new_full((len(rows.ids), 1), self.config.end_id)
-        with undropped(self):
+        with without_dropout(self):
             drawn = self.complete(start, self.config.context_length, generator)
-        longest = int(alive_before_end(drawn[:, 1:], self.config.end_id).sum(1).max())
+        longest = int(until_eos_mask(drawn[:, 1:], self.config.end_id).sum(1).max())
         return drawn[:, : 1 + longest]
 
     def critic_loss(self, rows: Batch, generator: torch.Generator) -> Loss:
         """Binary cross-entropy over as many drawn texts as real ones; nats, summed over both."""
-        drawn = self._drawn(rows, generator)[:, 1:]
+        drawn = self._sample_texts(rows, generator)[:, 1:]
         real = self.critic(rows.targets, rows.weights > 0)
-        made = self.critic(drawn, alive_before_end(drawn, self.config.end_id))
+        made = self.critic(drawn, until_eos_mask(drawn, self.config.end_id))
         total = F.softplus(-real).sum() + F.softplus(made).sum()
         right = float((real > 0).sum() + (made < 0).sum())
         return Loss(total, 2.0 * len(real), {"critic": float(total.detach()), "critic_right": right})
 
     def policy(self, rows: Batch, generator: torch.Generator) -> Loss:
         """−Σ advantage · log π of drawn texts; advantages in their own standard deviations, mean over ids."""
-        drawn = self._drawn(rows, generator)
-        alive = alive_before_end(drawn[:, 1:], self.config.end_id)
-        with undropped(self):
+        drawn = self._sample_texts(rows, generator)
+        alive = until_eos_mask(drawn[:, 1:], self.config.end_id)
+        with without_dropout(self):
             values = self.values(drawn, generator)
-            hidden, _ = self.read(self.embedding(drawn[:, :-1]), None)
+            hidden, _ = self.read_states(self.embedding(drawn[:, :-1]), None)
         logs = -F.cross_entropy(self.logits(hidden).transpose(1, 2), drawn[:, 1:], reduction="none")
         n_alive = float(alive.sum())
         spread = float((values - values.mean(0))[alive].std()) + 1e-6
@@ -365,7 +346,7 @@ class GAN(LanguageModel):
             if high < time:
                 prefix = drawn[:, : high + 1].repeat(self.config.rollouts, 1)
                 texts = self.complete(prefix, time - high, generator)
-            alive = alive_before_end(texts[:, 1:], self.config.end_id)
+            alive = until_eos_mask(texts[:, 1:], self.config.end_id)
             judged = torch.sigmoid(self.critic(texts[:, 1:], alive))
             values[:, low:high] = judged.view(-1, len(drawn)).mean(0)[:, None]
         return values
@@ -376,16 +357,16 @@ class GAN(LanguageModel):
         x = self.embedding.weight[self.config.end_id].expand(len(rows.ids), 1, -1)
         state = None
         chosen: list[Tensor] = []
-        with undropped(self):
+        with without_dropout(self):
             ended = torch.zeros(len(rows.ids), dtype=torch.bool, device=rows.ids.device)
             while len(chosen) < self.config.context_length and not bool(ended.all()):
-                hidden, state = self.read(x, state)
+                hidden, state = self.read_states(x, state)
                 one = straight_through(self.logits(hidden[:, -1]), temperature, generator)
                 chosen.append(one)
                 ended |= one.argmax(1) == self.config.end_id
                 x = (one @ self.embedding.weight)[:, None]
             texts = torch.stack(chosen, 1)  # (B, T, V)
-            alive = alive_before_end(texts.argmax(2), self.config.end_id)
+            alive = until_eos_mask(texts.argmax(2), self.config.end_id)
             judged = self.critic(texts, alive)
         reward = float(torch.sigmoid(judged.detach()).sum())
         return Loss(F.softplus(-judged).sum(), float(len(judged)), {"reward": reward})
@@ -397,7 +378,7 @@ class GAN(LanguageModel):
         return math.exp(done * math.log(self.config.temperature))
 
 
-def draw(weights: Tensor, generator: torch.Generator) -> Tensor:
+def sample_ids(weights: Tensor, generator: torch.Generator) -> Tensor:
     """An id a row, (B, 1), by its weights (B, V), from one random number a row: `multinomial` takes one an id, which
     was nearly all the time of drawing a text.
     """
@@ -417,7 +398,7 @@ def straight_through(logits: Tensor, temperature: float, generator: torch.Genera
 
 
 @contextlib.contextmanager
-def undropped(model: nn.Module) -> Iterator[None]:
+def without_dropout(model: nn.Module) -> Iterator[None]:
     """The generator as it will be used, without dropout; the critic too. The mode is put back afterwards."""
     before = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""The hidden Markov model: a language model by the forward algorithm, learnt by Baum–Welch, tagging by Viterbi.
+"""The hidden Markov model: a language model by the forward algorithm, trained by Baum–Welch, tagging by Viterbi.
 
 Source: Rabiner, "A Tutorial on Hidden Markov Models and Selected Applications in Speech Recognition" (1989):
 the scaled forward and backward recursions (section V.A), re-estimation (III.C), Viterbi (III.B). A Dirichlet
@@ -8,9 +8,9 @@ penalised likelihood never falls.
 A document is a chain of states, each of which emits one id; the first state comes from `start`, and after the
 end-of-text id the chain begins anew. Where reading begins in the midst of a document, which is where a row
 does not begin with end-of-text, the first state comes from `midway`, a distribution of its own: so what is
-learnt from pieces of a long document is still exact EM over those pieces.
+trained on pieces of a long document is still exact EM over those pieces.
 
-Everything learnt is float64, so that sums of a million small counts keep the promise of never falling.
+All tables are float64, so that sums of a million small counts keep the promise of never falling.
 Shapes: B batch, T time, V vocabulary, S states; N chains of at most L ids while learning.
 """
 
@@ -18,17 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss
+from textus.models.checks import check_at_least, check_end_id
+from textus.models.contract import LanguageModel, Loss, TensorCache
 
 PIECE = 512
-"""Ids of a document learnt from in one chain: pieces of a long text are then rows of one matrix product."""
+"""Ids per chain: pieces of a long document become rows of one matrix product."""
 
 AT_ONCE = 1 << 22
 """Beliefs (chains × ids × states) held at once while learning: 32 MB."""
@@ -48,21 +49,13 @@ class HMMConfig:
     context_length: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("n_state", "passes"):
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    "out_of_range", f"{name}={getattr(self, name)}: a hidden Markov model needs at least 1"
-                )
+        check_at_least(self, 1, "n_state", "passes")
         if not 0 < self.prior < float("inf"):
             raise UsageError(
                 "out_of_range",
                 f"prior={self.prior}: must be above 0, or what was not seen would be impossible",
             )
-        if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(
-                "unknown_id",
-                f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}; give its own",
-            )
+        check_end_id(self)
 
 
 # ── chains ─────────────────────────────────────────────────────────────────────────────────────
@@ -70,7 +63,7 @@ class HMMConfig:
 
 @dataclass
 class PackedSequences:
-    """The ids of a batch as chains that lie end to end, (P,) ids in all; end-of-text only ends a chain."""
+    """The ids of a batch as concatenated chains, P ids in all; end-of-text only ends a chain."""
 
     ids: Tensor  # (P,)
     weights: Tensor  # (P,) by which each counts
@@ -80,7 +73,7 @@ class PackedSequences:
     fresh: Tensor  # (N,) bool: a document's beginning, so the first state comes from `start`
 
 
-def chains(batch: Batch, end_id: int) -> PackedSequences:
+def pack_sequences(batch: Batch, end_id: int) -> PackedSequences:
     """Cut a batch where a document ends, after `PIECE` ids, and where a target is not the row's next id.
 
     Where a chain is cut its last target is repeated as the first id of the next one, which so knows where it
@@ -111,7 +104,7 @@ def chains(batch: Batch, end_id: int) -> PackedSequences:
 
 
 def _joined(batch: Batch, real: Tensor, there: Tensor, end_id: int) -> Tensor:
-    """Where a chain goes on from a position (B, T) to the next; never at a row's end."""
+    """Where a chain continues from a position (B, T) to the next; never at a row's end."""
     ids = batch.ids
     joined = torch.zeros_like(real)
     on = there[:, :-1] & there[:, 1:] & (ids[:, 1:] != end_id)
@@ -138,13 +131,13 @@ class ExpectedCounts:
     weight: float = 0.0  # of the targets
 
     @classmethod
-    def nothing(cls, model: HMM) -> ExpectedCounts:
+    def zeros(cls, model: HMM) -> ExpectedCounts:
         """Counts of the model's shapes, all zero."""
         start, midway, transition, emission = (torch.zeros_like(getattr(model, name)) for name in TABLES)
         return cls(start, midway, transition, emission, start.sum(), start.sum())
 
 
-def expect(model: HMM, text: PackedSequences, expected: ExpectedCounts) -> None:
+def expected_counts(model: HMM, text: PackedSequences, expected: ExpectedCounts) -> None:
     """Add what the model thinks of these chains to the expected counts, group by group of like length."""
     order = torch.argsort(text.size, descending=True, stable=True)
     done = 0
@@ -197,22 +190,14 @@ def _expect_group(model: HMM, text: PackedSequences, rows: Tensor, expected: Exp
 # ── remembering ────────────────────────────────────────────────────────────────────────────────
 
 
-class HMMCache:
+class HMMCache(TensorCache):
     """What is believed of the state that will emit each row's next id."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"belief": 0, "lengths": 0}
 
     def __init__(self, belief: Tensor, lengths: Tensor) -> None:
         self.belief = belief  # (B, S) probabilities
         self.lengths = lengths  # (B,)
-
-    def select(self, rows: list[int]) -> HMMCache:
-        """A cache of only these rows, in this order."""
-        return HMMCache(self.belief[rows], self.lengths[rows])
-
-    def join(self, other: HMMCache) -> HMMCache:
-        """A cache of these rows followed by the other's."""
-        return HMMCache(torch.cat([self.belief, other.belief]), torch.cat([self.lengths, other.lengths]))
 
 
 # ── the model ──────────────────────────────────────────────────────────────────────────────────
@@ -221,7 +206,6 @@ class HMMCache:
 class HMM(LanguageModel):
     """A hidden Markov model; see the module. Before the first `update` it is random, by torch's global seed."""
 
-    counts = True
     start: Tensor  # (S,)
     midway: Tensor  # (S,)
     transition: Tensor  # (S, S) from a row's state to a column's
@@ -230,7 +214,6 @@ class HMM(LanguageModel):
     def __init__(self, config: HMMConfig) -> None:
         super().__init__()
         self.config = config
-        self.passes = config.passes
         states, vocab_size = config.n_state, config.vocab_size
         even = torch.full((states,), 1 / states, dtype=torch.double)
         # States that begin alike stay alike long. A strong taste of each makes the difference: after 10 passes
@@ -246,9 +229,13 @@ class HMM(LanguageModel):
 
     # learning
 
+    def n_passes(self) -> int:
+        """Iterations of expectation maximisation."""
+        return self.config.passes
+
     def count(self, batch: Batch) -> None:
         """Add a batch's expected counts (Baum–Welch's E step). UsageError: an id outside the vocabulary."""
-        text = chains(batch, self.config.end_id)
+        text = pack_sequences(batch, self.config.end_id)
         wrong = text.ids[(text.ids < 0) | (text.ids >= self.config.vocab_size)]
         if len(wrong):
             raise UsageError(
@@ -257,8 +244,8 @@ class HMM(LanguageModel):
                 "use the run's tokenizer",
             )
         if self._expected is None:
-            self._expected = ExpectedCounts.nothing(self)
-        expect(self, text, self._expected)
+            self._expected = ExpectedCounts.zeros(self)
+        expected_counts(self, text, self._expected)
 
     def update(self) -> Loss:
         """Re-estimate from all counted since the last update (the M step): the loss is from before it.
@@ -316,8 +303,8 @@ class HMM(LanguageModel):
             new[:, 1:] = batch.documents[:, 1:] != batch.documents[:, :-1]
         emitted, belief = self.emission.T, self.new_cache(len(batch.ids), 0).belief
         steps = self._read(batch.ids, belief, new, None)
-        found = [(belief * emitted[batch.targets[:, t]]).sum(1) for t, belief in enumerate(steps)]
-        return -torch.stack(found, 1).log().float() * batch.weights, self.kind
+        scores = [(belief * emitted[batch.targets[:, t]]).sum(1) for t, belief in enumerate(steps)]
+        return -torch.stack(scores, 1).log().float() * batch.weights, self.capabilities.likelihood
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> HMMCache:
         """A cache of rows that have seen nothing; it has the same size whatever the `length`."""
@@ -350,7 +337,7 @@ class HMM(LanguageModel):
     # saving
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Take only tables of probabilities: others are told as torch tells a mismatch."""
+        """Load only tables of probabilities; others are reported like a shape mismatch of torch."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         for name in TABLES:
             table = getattr(self, name)

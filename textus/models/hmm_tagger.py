@@ -1,12 +1,12 @@
 """A supervised part-of-speech tagger: a second-order hidden Markov model whose states are pairs of tags.
 
 Source: Brants, "TnT – A Statistical Part-of-Speech Tagger" (2000): trigrams of tags with deleted
-interpolation, and words told by their endings with successive abstraction. Here a known word is only the
+interpolation, and unknown words tagged by their suffixes with successive abstraction. Here a known word is only the
 longest ending of all: its own counts are smoothed by those of its last letters, theirs by fewer letters, and
 so on down to the word's shape, by the number of different tags seen at each (Witten & Bell 1991). So a
 word seen once keeps the tags that its ending would give it, and known and unknown words need no two rules.
 
-Tables are logs, in nats. Shapes: K tags, and one more, `K`, for what stands before and after a sentence.
+Tables are logs, in nats. Shapes: K tags, and one more, `K`, for the positions before and after a sentence.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ LONGEST = 8
 """Letters of the longest ending."""
 
 RARE = 10
-"""Endings are learnt from words seen at most so often: unknown words are like those, not like `the`."""
+"""Suffixes are counted in words seen at most this often: unknown words resemble those."""
 
-ROOM = 20_000
+CACHE_SIZE = 20_000
 """Words whose probabilities are kept while tagging, for they come again."""
 
 
-def shape(word: str) -> str:
+def word_shape(word: str) -> str:
     """What a word looks like: its digits, capitals and marks, runs of one kind taken together."""
     kinds = ["d" if c.isdigit() else "A" if c.isupper() else "a" if c.isalpha() else c for c in word]
     return "".join(kind for i, kind in enumerate(kinds) if i == 0 or kind != kinds[i - 1])
 
 
-def endings(word: str) -> Iterator[str]:
+def suffixes(word: str) -> Iterator[str]:
     """The keys under which a word is looked up, the most general first: its shape, then longer endings.
 
     Whether it begins with a capital or a digit is part of the key: endings mean something else on names.
     """
-    look = shape(word)
+    look = word_shape(word)
     yield look
     kind, lower = look[:1] if look[:1] in ("A", "d") else "a", word.lower()
     for n in range(1, min(LONGEST, len(word)) + 1):
@@ -95,10 +95,10 @@ class HMMTagger:
         rare: dict[str, Counter[int]] = defaultdict(Counter)
         for word, counts in self._words.items():
             if sum(counts.values()) <= RARE:
-                for key in endings(word):
+                for key in suffixes(word):
                     rare[key].update(counts)
         self._endings = {key: dict(counts) for key, counts in rare.items()}
-        self._transition = np.log(interpolated(self._grams, len(self.tags)))
+        self._transition = np.log(interpolate(self._grams, len(self.tags)))
         total = np.array([self._grams.get((tag,), 0) for tag in range(len(self.tags))], dtype=float)
         self._prior = total / total.sum()
         self._kept = {}
@@ -108,7 +108,7 @@ class HMMTagger:
     def tag(self, words: Sequence[str]) -> list[str]:
         """The likeliest tags of a sentence (Viterbi over pairs of tags). UsageError before `fit`."""
         if not self.tags:
-            raise UsageError("not_fitted", "this tagger has learnt nothing; call fit first, or from_dict")
+            raise UsageError("not_fitted", "this tagger is not fitted; call fit first, or from_dict")
         if not words:
             return []
         edge = np.array([len(self.tags)])
@@ -131,32 +131,32 @@ class HMMTagger:
     def candidates(self, word: str, opens: bool = False) -> tuple[NDArray[np.int64], Array]:
         """The tags a word may have, and log p(word | tag) less a constant of the word (by Bayes' rule).
 
-        Tags less likely than a thousandth part of the likeliest are left out. `opens` says that the word
-        begins a sentence: its capital then says little, so the small word's tags count too.
+        Tags less likely than a thousandth part of the likeliest are left out. `opens`: the word
+        begins a sentence, where its capital means little, so the small word's tags count too.
         """
-        found = self._kept.get((word, opens))
-        if found is None:
+        entry = self._kept.get((word, opens))
+        if entry is None:
             share = self.share(word)
             small = word[:1].lower() + word[1:]
             if opens and small != word:
-                known, known_small = (sum(self._words.get(each, {}).values()) for each in (word, small))
+                known, known_small = (sum(self._words.get(form, {}).values()) for form in (word, small))
                 weight = (known_small + 0.5) / (known + known_small + 1)
                 share = (1 - weight) * share + weight * self.share(small)
             tags = np.flatnonzero(share >= 1e-3 * share.max())
-            found = tags, np.log(share[tags]) - np.log(self._prior[tags])
-            if len(self._kept) < ROOM:
-                self._kept[word, opens] = found
-        return found
+            entry = tags, np.log(share[tags]) - np.log(self._prior[tags])
+            if len(self._kept) < CACHE_SIZE:
+                self._kept[word, opens] = entry
+        return entry
 
     def share(self, word: str) -> Array:
         """p(tag | word) (K,), from the most general ending up to the word itself."""
         share = self._prior
-        for key in endings(word):
+        for key in suffixes(word):
             counts = self._endings.get(key)
             if counts:
-                share = smoothed(counts, share)
+                share = smooth(counts, share)
         known = self._words.get(word)
-        return smoothed(known, share) if known else share
+        return smooth(known, share) if known else share
 
     # keeping
 
@@ -190,7 +190,7 @@ class HMMTagger:
         return tagger
 
 
-def smoothed(counts: dict[int, int], below: Array) -> Array:
+def smooth(counts: dict[int, int], below: Array) -> Array:
     """Shares from counts, and from `below` as if it had been seen as often as there are different tags."""
     kinds = len(counts)
     total = sum(counts.values()) + kinds
@@ -204,7 +204,7 @@ def smoothed(counts: dict[int, int], below: Array) -> Array:
 
 
 def count_grams(rows: list[list[int]], edge: int) -> dict[tuple[int, ...], int]:
-    """How often tags follow each other, in lengths 1 to 3; `edge` stands twice before a row and once after.
+    """How often tags follow each other, in lengths 1 to 3; `edge` pads a row with two before and one after.
 
     A gram is counted at its last tag, so `edge` before a row is only ever context.
     """
@@ -217,7 +217,7 @@ def count_grams(rows: list[list[int]], edge: int) -> dict[tuple[int, ...], int]:
     return dict(grams)
 
 
-def interpolated(grams: dict[tuple[int, ...], int], edge: int) -> Array:
+def interpolate(grams: dict[tuple[int, ...], int], edge: int) -> Array:
     """p(third | first, second) (K + 1, K + 1, K + 1) as a mixture of trigram, bigram and unigram shares.
 
     The weights are found by deleted interpolation: each trigram votes, as often as it was seen, for the
@@ -236,13 +236,13 @@ def interpolated(grams: dict[tuple[int, ...], int], edge: int) -> Array:
             shares = [e / b if b > 0 else 0.0 for e, b in zip(ends, befores, strict=True)]
             votes[int(np.argmax(shares))] += count
     votes /= votes.sum()
-    unigram, bigram, trigram = (shares_of(table) for table in tables)
+    unigram, bigram, trigram = (fractions(table) for table in tables)
     mixture = votes[2] * trigram + votes[1] * bigram + votes[0] * unigram
     mixture += 0.1 / max(1, len(grams)) / size
     return np.asarray(mixture / mixture.sum(2, keepdims=True))
 
 
-def shares_of(table: Array) -> Array:
+def fractions(table: Array) -> Array:
     """Counts as shares along the last axis; none where nothing was counted."""
     total = table.sum(-1, keepdims=True)
     return np.asarray(table / np.where(total > 0, total, 1))

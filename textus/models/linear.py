@@ -1,7 +1,7 @@
-"""The floor every classifier must beat: logistic regression and one-hidden-layer networks on simple features.
+"""The baseline every classifier must beat: logistic regression and one-hidden-layer networks on simple features.
 
 Features are n-grams of words and of characters (for Chinese without segmentation), as counts or TF-IDF, the mean of
-word vectors, and numeric columns beside the text. Training is L-BFGS over all texts at once. The formulas are those
+word vectors, and numeric columns. Training is L-BFGS over all texts at once. The formulas are those
 of scikit-learn, so that its `TfidfVectorizer`, `LogisticRegression` and `MLPClassifier` give the same numbers.
 Shapes: N texts, F n-grams, E dense columns (numeric and averaged), H hidden, C classes, O outputs (1 where C is 2).
 """
@@ -26,7 +26,7 @@ from textus.core.config import from_dict, to_dict
 from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.names import unknown_name_error
-from textus.models.contract import LanguageModel, Loss
+from textus.models.contract import Capabilities, LanguageModel, Loss
 from textus.models.nn.layers import ACTIVATIONS
 from textus.models.nn.registry import INITIALISATIONS
 from textus.models.word_vectors import WordVectors
@@ -60,7 +60,7 @@ class LinearConfig:
     activation: str = "relu"
     initialisation: str = "xavier-uniform"
     l2: float = 1.0
-    """Weight of half the squared weights beside the summed loss: scikit-learn's 1/C, and its MLP's alpha."""
+    """Weight of half the squared weights in the objective: scikit-learn's 1/C, and its MLP's alpha."""
     steps: int = 1000
     """Most steps of L-BFGS."""
     seed: int = 0
@@ -91,7 +91,7 @@ class LinearConfig:
 # ── n-grams ────────────────────────────────────────────────────────────────────────────────────
 
 
-def split(text: str, kind: str, reach: tuple[int, int]) -> Iterator[str]:
+def extract_ngrams(text: str, kind: str, reach: tuple[int, int]) -> Iterator[str]:
     """The n-grams of a text in small letters; words are joined by a blank, runs of blanks count as one."""
     low, high = reach
     text = text.lower()
@@ -134,17 +134,17 @@ class Sparse:
         return Sparse(starts, self.rows[order], self.values[order], len(self.starts) - 1)
 
 
-def count(
+def count_ngrams(
     texts: Sequence[str], kind: str, reach: tuple[int, int], index: dict[str, int], *, grow: bool
 ) -> Sparse:
     """How often each n-gram of `index` is in each text; with `grow` new ones get the next number."""
     starts, columns, counts = [0], [], []
     for text in texts:
         if grow:
-            found = [index.setdefault(gram, len(index)) for gram in split(text, kind, reach)]
+            ids = [index.setdefault(gram, len(index)) for gram in extract_ngrams(text, kind, reach)]
         else:
-            found = [index[gram] for gram in split(text, kind, reach) if gram in index]
-        column, times = np.unique(np.array(found, dtype=np.int64), return_counts=True)
+            ids = [index[gram] for gram in extract_ngrams(text, kind, reach) if gram in index]
+        column, times = np.unique(np.array(ids, dtype=np.int64), return_counts=True)
         columns.append(column)
         counts.append(times.astype(np.float64))
         starts.append(starts[-1] + len(column))
@@ -153,25 +153,25 @@ def count(
     return Sparse(np.array(starts, dtype=np.int64), *joined, len(index))
 
 
-def vocabulary(
+def build_vocabulary(
     texts: Sequence[str], kind: str, reach: tuple[int, int], least: int
 ) -> tuple[list[str], NDArray[np.int64]]:
     """The n-grams that at least `least` texts have, sorted, and how many have each."""
     index: dict[str, int] = {}
-    counts = count(texts, kind, reach, index, grow=True)
+    counts = count_ngrams(texts, kind, reach, index, grow=True)
     documents = np.bincount(counts.columns, minlength=len(index))
     kept = sorted(gram for gram, n in index.items() if documents[n] >= least)
     return kept, documents[[index[gram] for gram in kept]]
 
 
-def weigh(counts: Sparse, idf: NDArray[np.float64], *, sublinear: bool) -> Sparse:
+def tfidf(counts: Sparse, idf: NDArray[np.float64], *, sublinear: bool) -> Sparse:
     """TF-IDF: (1 + log count, or count) · idf, each row of length one (a row of nothing stays so)."""
     values = (1.0 + np.log(counts.values) if sublinear else counts.values) * idf[counts.columns]
     length = np.sqrt(np.bincount(counts.rows, weights=values**2, minlength=len(counts.starts) - 1))
     return Sparse(counts.starts, counts.columns, values / length[counts.rows], counts.width)
 
 
-def beside(blocks: Sequence[Sparse], n_rows: int) -> Sparse:
+def hstack(blocks: Sequence[Sparse], n_rows: int) -> Sparse:
     """Several blocks of columns as one."""
     if len(blocks) == 1:
         return blocks[0]
@@ -248,15 +248,15 @@ class LinearClassifier(nn.Module):
         self.register_buffer("vectors", matrix)
 
     def _shape(self, labels: list[str], grams: dict[str, list[str]], n_numeric: int) -> None:
-        """Make room for these classes and features."""
+        """Allocate the weights for these classes and features."""
         self.labels, self.grams, self.n_numeric = labels, grams, n_numeric
-        self.index = {kind: {gram: n for n, gram in enumerate(each)} for kind, each in grams.items()}
+        self.index = {kind: {gram: n for n, gram in enumerate(known)} for kind, known in grams.items()}
         n_grams, n_dense = sum(map(len, grams.values())), n_numeric + self.vectors.shape[1]
         outputs = 1 if len(labels) == 2 else len(labels)  # two classes: the log-odds of the second
         widths = [n_grams + n_dense, *([self.config.d_hidden] if self.config.d_hidden else []), outputs]
         layers = pairwise(widths)
-        self.weights = nn.ParameterList(torch.zeros(each, dtype=torch.float64) for each in layers)
-        self.biases = nn.ParameterList(torch.zeros(each, dtype=torch.float64) for each in widths[1:])
+        self.weights = nn.ParameterList(torch.zeros(shape, dtype=torch.float64) for shape in layers)
+        self.biases = nn.ParameterList(torch.zeros(width, dtype=torch.float64) for width in widths[1:])
         n_idf = n_grams if self.config.weighting == "tf-idf" else 0
         self.register_buffer("idf", torch.ones(n_idf, dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(n_dense, dtype=torch.float64))
@@ -265,7 +265,7 @@ class LinearClassifier(nn.Module):
     def fit(
         self, texts: Sequence[str], labels: Sequence[str], numeric: ArrayLike | None = None
     ) -> LinearClassifier:
-        """Learn from texts, their classes, and numeric columns (N, M) beside them where given.
+        """Fit texts, their classes and, if given, numeric columns (N, M).
 
         Raises DataError for columns of unequal length, fewer than two classes, or texts without a single feature.
         """
@@ -283,7 +283,7 @@ class LinearClassifier(nn.Module):
         config, grams, idf = self.config, {kind: list[str]() for kind in KINDS}, [np.zeros(0)]
         for kind in KINDS:
             if (reach := getattr(config, kind)) != (0, 0):
-                grams[kind], documents = vocabulary(texts, kind, reach, config.min_documents)
+                grams[kind], documents = build_vocabulary(texts, kind, reach, config.min_documents)
                 idf.append(np.log((1 + len(texts)) / (1 + documents)) + 1)
         columns = self._numeric(numeric, len(texts), None)
         self._shape(classes, grams, columns.shape[1])
@@ -299,10 +299,10 @@ class LinearClassifier(nn.Module):
         deviation = (dense - self.mean).square().mean(0).sqrt()
         self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
         index = {name: n for n, name in enumerate(classes)}
-        self._learn(self.features(texts, numeric), torch.tensor([index[label] for label in labels]))
+        self._optimise(self.features(texts, numeric), torch.tensor([index[label] for label in labels]))
         return self
 
-    def _learn(self, features: Features, targets: Tensor) -> None:
+    def _optimise(self, features: Features, targets: Tensor) -> None:
         """Down the slope of `objective` by L-BFGS (Liu and Nocedal 1989), from zeros or a drawn start."""
         if self.config.d_hidden:
             torch.manual_seed(self.config.seed)
@@ -345,19 +345,19 @@ class LinearClassifier(nn.Module):
     # ── features ──
 
     def features(self, texts: Sequence[str], numeric: ArrayLike | None = None) -> Features:
-        """Texts as this classifier sees them. DataError where the numeric columns are not those it learnt from."""
+        """The features of texts. DataError where the numeric columns are not those of the training."""
         columns = self._numeric(numeric, len(texts), self.n_numeric)
         config, blocks, first = self.config, [], 0
         for kind in KINDS:
             if (reach := getattr(config, kind)) == (0, 0):
                 continue
-            block = count(texts, kind, reach, self.index[kind], grow=False)
+            block = count_ngrams(texts, kind, reach, self.index[kind], grow=False)
             if config.weighting == "tf-idf":
                 idf = self.idf[first : first + block.width].numpy()
-                block = weigh(block, idf, sublinear=config.sublinear)
+                block = tfidf(block, idf, sublinear=config.sublinear)
             blocks.append(block)
             first += block.width
-        sparse = beside(blocks, len(texts))
+        sparse = hstack(blocks, len(texts))
         dense = (self._dense(texts, columns) - self.mean) / self.scale
         return Features(sparse.tensor(), sparse.transposed().tensor(), dense)
 
@@ -381,7 +381,7 @@ class LinearClassifier(nn.Module):
         if self.config.average == "none":
             return columns
         index = {word: n for n, word in enumerate(self.words)}
-        counts = count(texts, self.config.average, (1, 1), index, grow=False)
+        counts = count_ngrams(texts, self.config.average, (1, 1), index, grow=False)
         total = np.bincount(counts.rows, weights=counts.values, minlength=len(texts))
         shares = Sparse(counts.starts, counts.columns, counts.values / total[counts.rows], counts.width)
         return torch.cat([columns, shares.tensor() @ self.vectors.double()], 1)
@@ -392,7 +392,7 @@ class LinearClassifier(nn.Module):
     def predict_probabilities(self, texts: Sequence[str], numeric: ArrayLike | None = None) -> Tensor:
         """The probability of each class in the order of `labels`: (N, C) float64."""
         if not self.labels:
-            raise UsageError("not_fitted", "this classifier has learnt nothing yet; call fit first")
+            raise UsageError("not_fitted", "this classifier is not fitted; call fit first")
         columns = self._numeric(numeric, len(texts), self.n_numeric)
         parts = [torch.zeros(0, len(self.labels), dtype=torch.float64)]
         for start in range(0, len(texts), CHUNK):
@@ -405,7 +405,7 @@ class LinearClassifier(nn.Module):
         best = self.predict_probabilities(texts, numeric).argmax(-1) if len(texts) else torch.zeros(0)
         return [self.labels[n] for n in best.long().tolist()]
 
-    def record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """All but the weights, as JSON values."""
         return {
             "config": to_dict(self.config), "labels": self.labels, "grams": self.grams,
@@ -414,7 +414,7 @@ class LinearClassifier(nn.Module):
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> LinearClassifier:
-        """The classifier of a `record`, with room for the weights that `load_state_dict` brings."""
+        """The classifier of a `record`, with unset weights for `load_state_dict`."""
         config = from_dict(LinearConfig, record["config"])
         words, width = record["words"], record["d_vectors"]
         vectors = WordVectors(words, np.zeros((len(words), width), np.float32)) if words else None
@@ -441,20 +441,21 @@ class LabelledTexts:
 
 
 class LinearTextModel(LanguageModel):
-    """The classifier as a family that is fine-tuned, kept and asked like the others. It has no states and writes no
-    text: `count` takes the texts, `update` learns, `answers` reads texts themselves. Its n-grams and classes are kept
-    beside the weights, as JSON in bytes.
+    """The classifier as a family: `count` takes the texts, `update` fits it. It has no hidden states and cannot
+    generate. Its n-grams and classes are a buffer of JSON bytes next to the weights.
     """
 
-    counts = True
-    can_generate = False
-    reads_texts = True
-    learnt: Tensor  # uint8
+    capabilities = Capabilities(can_generate=False)
+    fitted: Tensor  # uint8
 
     def __init__(self, config: LinearConfig) -> None:
         super().__init__()
         self.config, self.classifier = config, LinearClassifier(config)
-        self.register_buffer("learnt", torch.zeros(0, dtype=torch.uint8))
+        self.register_buffer("fitted", torch.zeros(0, dtype=torch.uint8))
+
+    def n_passes(self) -> int:
+        """One: all texts are given at once."""
+        return 1
 
     def count(self, batch: LabelledTexts) -> None:
         """Take what there is to learn from."""
@@ -463,23 +464,23 @@ class LinearTextModel(LanguageModel):
     def update(self) -> Loss:
         """Learn from it: nats of the classes, the penalty among them."""
         classifier, given = self.classifier.fit(self.given.texts, self.given.labels), self.given
-        record = json.dumps(classifier.record(), ensure_ascii=False).encode()
-        self.learnt = torch.frombuffer(bytearray(record), dtype=torch.uint8)
+        record = json.dumps(classifier.to_record(), ensure_ascii=False).encode()
+        self.fitted = torch.frombuffer(bytearray(record), dtype=torch.uint8)
         index = {name: n for n, name in enumerate(classifier.labels)}
         with torch.no_grad():
             targets = torch.tensor([index[label] for label in given.labels])
             mean = classifier.objective(classifier.features(given.texts), targets)
         return Loss(mean * len(targets), float(len(targets)))
 
-    def answers(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
-        """The probability of each of these classes: (N, C); of one that no text was learnt from 0."""
-        found = np.zeros((len(texts), len(labels)))
-        found[:, [list(labels).index(name) for name in self.classifier.labels]] = (
+    def predict_probabilities(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
+        """The probability of each of these classes: (N, C); 0 for a class without training texts."""
+        probabilities = np.zeros((len(texts), len(labels)))
+        probabilities[:, [list(labels).index(name) for name in self.classifier.labels]] = (
             self.classifier.predict_probabilities(texts).numpy()
         )
-        return found
+        return probabilities
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        self.learnt = state_dict[f"{prefix}learnt"].clone()
-        self.classifier = LinearClassifier.from_record(json.loads(self.learnt.numpy().tobytes()))
+        self.fitted = state_dict[f"{prefix}fitted"].clone()
+        self.classifier = LinearClassifier.from_record(json.loads(self.fitted.numpy().tobytes()))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,4 +1,4 @@
-"""The n-gram model: interpolated modified Kneser–Ney smoothing, learnt by counting in one pass.
+"""The n-gram model: interpolated modified Kneser–Ney smoothing, estimated in one pass.
 
 Source: Chen & Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling" (1998); the
 discounts are its equation 26. Where the paper is silent, the conventions of `lmplz` (Heafield et al. 2013):
@@ -9,8 +9,8 @@ distribution over the vocabulary, so nothing is impossible.
 Tables. All n-grams of length n form one sorted array of keys `parent · V + word`, where `parent` is the place
 of the first n − 1 words in the table of length n − 1 (at length 1 the place is the id itself). An n-gram is
 found by walking from its first word on; with every position of a text walking at once, a level costs one
-binary search a token. Beside the keys lie the log-probability of the n-gram and its log back-off weight as a
-context, both in nats.
+binary search a token. Next to the keys are the log-probability of each n-gram and its log back-off weight as
+a context, both in nats.
 
 Shapes: B batch, T time, V vocabulary, P flat positions, n length of an n-gram, N the order.
 """
@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import numpy as np
 import torch
@@ -31,18 +31,16 @@ from torch import Tensor
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss
+from textus.models.checks import check_end_id
+from textus.models.contract import Capabilities, LanguageModel, Loss, TensorCache
 
 Array = NDArray[Any]
 
 PENDING = 4_000_000
 """Positions held as text before they are folded into counts, so that text never piles up."""
-
 FALLBACK = (0.5, 1.0, 1.5)
 """Discounts where a text is too small to estimate them: those of `lmplz --discount_fallback`."""
-
 LN10 = float(np.log(10))
-
 ABSENT = -1
 """Marks a place where there is no id (before a row's first one), and an n-gram that was never seen."""
 
@@ -59,26 +57,22 @@ class NGramConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 20:
             raise UsageError("out_of_range", f"order={self.order}: must be from 1 to 20; 5 is usual")
-        if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(
-                "unknown_id",
-                f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}; give its own",
-            )
+        check_end_id(self)
 
 
 # ── which n-gram ends where ────────────────────────────────────────────────────────────────────
 
 
-def reach(ids: Tensor, end_id: int, documents: Tensor | None = None) -> Tensor:
+def context_lengths(ids: Tensor, end_id: int, documents: Tensor | None = None) -> Tensor:
     """How many ids of context end at each position, itself included: back to end-of-text, a gap or the start.
 
-    ids (B, T), ABSENT where there is none; documents (B, T), numbers that differ between documents. Returns
+    ids (B, T), ABSENT in gaps; documents (B, T), numbers that differ between documents. Returns
     (B, T) of at least 1.
     """
     cut = ids == end_id
     cut[:, :1] = True
     gap = ids[:, :-1] == ABSENT
-    if documents is not None:  # the document changes, and no end-of-text says so
+    if documents is not None:  # the document changes without an end-of-text
         gap = gap | ((documents[:, 1:] != documents[:, :-1]) & (ids[:, :-1] != end_id))
     cut[:, 1:] |= gap
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
@@ -97,23 +91,22 @@ class PackedContexts:
     origin: Tensor  # (M,) their places in batch.targets.flatten()
 
 
-def walk(batch: Batch, order: int, end_id: int) -> PackedContexts:
-    """Lay a batch out as a `PackedContexts`: each row and its last target, then targets that are not the row's next id.
-
-    The latter are the ends of padded rows: they get a short text of their own, made of their context.
+def pack_contexts(batch: Batch, order: int, end_id: int) -> PackedContexts:
+    """Each row and its last target as one text; then, for targets that are not the row's next id (the ends of padded
+    rows), a short text of each one's context.
     """
     ids, targets, real = batch.ids, batch.targets, batch.weights > 0
     if batch.mask is not None:
         ids = ids.masked_fill(~batch.mask, ABSENT)
     time = ids.shape[1]
-    context = reach(ids, end_id, batch.documents).clamp(max=order - 1)  # (B, T)
+    context = context_lengths(ids, end_id, batch.documents).clamp(max=order - 1)  # (B, T)
     text = torch.cat([ids, targets[:, -1:]], 1)  # (B, T + 1)
     plain = real & (targets == text[:, 1:])
     length = torch.zeros_like(text)
     length[:, 1:] = torch.where(plain, context + 1, 0)
     row, column = torch.nonzero(real & ~plain, as_tuple=True)  # (M,)
     back = torch.arange(2 - order, 1, device=ids.device)  # (N - 1,) up to the position itself
-    # (M, N - 1); what lies before the row is never read
+    # (M, N - 1); ids before the row are never read
     around = ids[row[:, None], (column[:, None] + back).clamp(min=0)]
     odd = torch.cat([around, targets[row, column][:, None]], 1)  # (M, N)
     odd_length = torch.zeros_like(odd)
@@ -150,7 +143,7 @@ class Counts:
     @property
     def n_targets(self) -> int:
         """How many targets were counted."""
-        return sum(int(each.sum()) for each in self.seen)
+        return sum(int(seen.sum()) for seen in self.seen)
 
 
 def count_text(ids: Array, need: Array, length: Array, *, order: int, vocab_size: int) -> Counts:
@@ -160,24 +153,27 @@ def count_text(ids: Array, need: Array, length: Array, *, order: int, vocab_size
     place = ids.astype(np.int64)  # of the n-gram ending here in the table of the level done last
     for n in range(2, order + 1):
         here = np.flatnonzero(need >= n)
-        table, found = np.unique(place[here - 1] * vocab_size + ids[here], return_inverse=True)
+        table, counts = np.unique(place[here - 1] * vocab_size + ids[here], return_inverse=True)
         keys.append(table)
-        seen.append(np.bincount(found[length[here] == n], minlength=len(table)))
-        place[here] = found
+        seen.append(np.bincount(counts[length[here] == n], minlength=len(table)))
+        place[here] = counts
     return Counts(keys, seen)
 
 
-def merge(first: Counts, second: Counts, vocab_size: int) -> Counts:
+def merge_counts(first: Counts, second: Counts, vocab_size: int) -> Counts:
     """The counts of two texts together."""
     keys, seen = [first.keys[0]], [first.seen[0] + second.seen[0]]
-    moved = [first.keys[0], second.keys[0]]  # where either's n-grams now stand, one level below
+    moved = [
+        first.keys[0],
+        second.keys[0],
+    ]  # the places of either's n-grams in the merged table, one level below
     for level in range(1, len(first.keys)):
         own = [
             moved[i][counts.keys[level] // vocab_size] * vocab_size + counts.keys[level] % vocab_size
             for i, counts in enumerate((first, second))
         ]
         table = np.union1d(*own)
-        moved = [np.searchsorted(table, each) for each in own]
+        moved = [np.searchsorted(table, keys) for keys in own]
         total = np.zeros(len(table), dtype=np.int64)
         total[moved[0]] += first.seen[level]
         total[moved[1]] += second.seen[level]
@@ -190,7 +186,7 @@ def merge(first: Counts, second: Counts, vocab_size: int) -> Counts:
 
 
 def suffixes(keys: list[Array], vocab_size: int) -> list[Array]:
-    """For each n-gram, the place one level below of the same without its first word (zeros for unigrams)."""
+    """For each n-gram, the place of its suffix without the first word one level below (zeros for unigrams)."""
     links = [np.zeros(vocab_size, dtype=np.int64)]
     for level in range(1, len(keys)):
         parent, word = np.divmod(keys[level], vocab_size)
@@ -201,7 +197,7 @@ def suffixes(keys: list[Array], vocab_size: int) -> list[Array]:
     return links
 
 
-def adjust(counts: Counts, links: list[Array], end_id: int) -> list[Array]:
+def adjust_counts(counts: Counts, links: list[Array], end_id: int) -> list[Array]:
     """Kneser–Ney's counts: raw at the highest order and from end-of-text on, else how many words come before.
 
     A place where the text was cut without an end-of-text counts as one more word before.
@@ -219,14 +215,14 @@ def adjust(counts: Counts, links: list[Array], end_id: int) -> list[Array]:
     return adjusted
 
 
-def discounts(adjusted: Array) -> tuple[float, float, float] | None:
+def estimate_discounts(adjusted: Array) -> tuple[float, float, float] | None:
     """D1, D2 and D3+ from how many n-grams have counts 1 to 4; None where they cannot be estimated."""
     n1, n2, n3, n4 = (int((adjusted == k).sum()) for k in (1, 2, 3, 4))
     if not (n1 and n2 and n3):
         return None
     y = n1 / (n1 + 2 * n2)
-    found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-    return found if all(0 < d <= k for d, k in zip(found, (1, 2, 3), strict=True)) else None
+    result = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+    return result if all(0 < d <= k for d, k in zip(result, (1, 2, 3), strict=True)) else None
 
 
 @dataclass
@@ -237,7 +233,9 @@ class NGramOrder:
     backoff: Array  # (n-grams one shorter,) float64: the mass each keeps for shorter contexts
 
 
-def estimate(adjusted: Array, parent: Array, n_parents: int, lower: Array, discount: Array) -> NGramOrder:
+def estimate_order(
+    adjusted: Array, parent: Array, n_parents: int, lower: Array, discount: Array
+) -> NGramOrder:
     """p(w | h) = (a(hw) − D(a)) / Σ a(h·) + γ(h) p(w | h'), where γ(h) shares out what was taken in h.
 
     `lower` is p(w | h') of each n-gram. n-grams that are here only as contexts have a = 0.
@@ -253,22 +251,14 @@ def estimate(adjusted: Array, parent: Array, n_parents: int, lower: Array, disco
 # ── remembering ────────────────────────────────────────────────────────────────────────────────
 
 
-class NGramCache:
+class NGramCache(TensorCache):
     """The last `order - 1` ids of each row, right-aligned, ABSENT before its first."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"ids": 0, "lengths": 0}
 
     def __init__(self, ids: Tensor, lengths: Tensor) -> None:
         self.ids = ids  # (B, N - 1)
         self.lengths = lengths  # (B,)
-
-    def select(self, rows: list[int]) -> NGramCache:
-        """A cache of only these rows, in this order."""
-        return NGramCache(self.ids[rows], self.lengths[rows])
-
-    def join(self, other: NGramCache) -> NGramCache:
-        """A cache of these rows followed by the other's."""
-        return NGramCache(torch.cat([self.ids, other.ids]), torch.cat([self.lengths, other.lengths]))
 
     def push(self, ids: Tensor, lengths: Tensor | None) -> None:
         """Remember `ids` (B, T), of row b only the first `lengths[b]`."""
@@ -286,8 +276,6 @@ class NGramCache:
 class NGram(LanguageModel):
     """Interpolated modified Kneser–Ney; see the module. Before `update` every id is equally likely."""
 
-    counts = True
-    passes = 1
     discounts: Tensor  # (N, 3) float64: D1, D2, D3+ of each length, for looking at
     probability_1: Tensor  # (V,)
     backoff_1: Tensor  # (V,), not at order 1
@@ -295,7 +283,7 @@ class NGram(LanguageModel):
     def __init__(self, config: NGramConfig) -> None:
         super().__init__()
         self.config = config
-        self.overlap = config.order - 1
+        self.capabilities = Capabilities(overlap=config.order - 1)
         self._pending: list[tuple[Array, Array, Array]] = []  # ids, need, length of batches not yet counted
         self._n_pending = 0
         self._folded: list[Counts] = []  # of falling size, so each n-gram is merged log n times
@@ -311,11 +299,13 @@ class NGram(LanguageModel):
         """`keys`, `probability` or `backoff` of the n-grams of length n; the latter two are logs, in nats."""
         return getattr(self, f"{name}_{n}")
 
-    # learning
+    def n_passes(self) -> int:
+        """One: all counts are known after it."""
+        return 1
 
     def count(self, batch: Batch) -> None:
         """Count the real targets of a batch (weight > 0); the others are context. UsageError: foreign id."""
-        text = walk(batch, self.config.order, self.config.end_id)
+        text = pack_contexts(batch, self.config.order, self.config.end_id)
         used = text.ids[text.need > 0]
         wrong, size = used[(used < 0) | (used >= self.config.vocab_size)], self.config.vocab_size
         if len(wrong):
@@ -323,7 +313,7 @@ class NGram(LanguageModel):
                 "unknown_id", f"id {wrong[0]} is not in the vocabulary of {size}; use its tokenizer"
             )
         ids = text.ids.cpu().numpy().astype(np.int32)
-        need, length = (each.cpu().numpy().astype(np.uint8) for each in (text.need, text.length))
+        need, length = (part.cpu().numpy().astype(np.uint8) for part in (text.need, text.length))
         self._pending.append((ids, need, length))
         self._n_pending += len(ids)
         if self._n_pending >= PENDING:
@@ -332,7 +322,7 @@ class NGram(LanguageModel):
     def _fold(self) -> None:
         """Turn pending text into counts, and merge counts of like size."""
         if self._pending:
-            ids, need, length = (np.concatenate(each) for each in zip(*self._pending, strict=True))
+            ids, need, length = (np.concatenate(arrays) for arrays in zip(*self._pending, strict=True))
             self._pending, self._n_pending = [], 0
             order, vocab_size = self.config.order, self.config.vocab_size
             self._folded.append(count_text(ids, need, length, order=order, vocab_size=vocab_size))
@@ -341,12 +331,12 @@ class NGram(LanguageModel):
 
     def _merge_last(self) -> None:
         second, first = self._folded.pop(), self._folded.pop()
-        self._folded.append(merge(first, second, self.config.vocab_size))
+        self._folded.append(merge_counts(first, second, self.config.vocab_size))
 
     def update(self) -> Loss:
         """Estimate the model from all counted since the last update; the loss is that of those targets.
 
-        UsageError where nothing was counted. A text too small for discounts of its own is told in one line.
+        UsageError where nothing was counted. A notice reports a text too small for its own discounts.
         """
         self._fold()
         while len(self._folded) > 1:
@@ -361,29 +351,29 @@ class NGram(LanguageModel):
         """Fill the tables, level by level from the unigrams up; returns the nats of all counted targets."""
         vocab_size = self.config.vocab_size
         links = suffixes(counts.keys, vocab_size)
-        adjusted = adjust(counts, links, self.config.end_id)
+        adjusted = adjust_counts(counts, links, self.config.end_id)
         discount = self._discount(adjusted)
         below = np.full(1, 1 / vocab_size)  # the uniform distribution under the unigrams
         nats, n_parents = 0.0, 1
         for level, keys in enumerate(counts.keys):
             parent = keys // vocab_size
-            found = estimate(adjusted[level], parent, n_parents, below[links[level]], discount[level])
-            below, n_parents = found.probability, len(keys)
+            order = estimate_order(adjusted[level], parent, n_parents, below[links[level]], discount[level])
+            below, n_parents = order.probability, len(keys)
             logs = np.minimum(np.log(below), 0.0)
             nats -= float(counts.seen[level] @ logs)
-            self._store(level + 1, keys, logs, np.minimum(np.log(found.backoff), 0.0))
+            self._store(level + 1, keys, logs, np.minimum(np.log(order.backoff), 0.0))
         return nats
 
     def _discount(self, adjusted: list[Array]) -> Array:
-        """Discounts (N, 4) by count 0, 1, 2, 3+ of each level; those that could not be estimated are told."""
-        found = [discounts(each) for each in adjusted]
-        poor = [str(n) for n, each in enumerate(found, 1) if each is None]
+        """Discounts (N, 4) by count 0, 1, 2, 3+ of each level; a notice names those that could not be estimated."""
+        discounts_by_order = [estimate_discounts(counts) for counts in adjusted]
+        poor = [str(n) for n, discounts in enumerate(discounts_by_order, 1) if discounts is None]
         if poor:
             log_notice(
                 f"the text is too small to estimate the discounts of {', '.join(poor)}-grams; "
                 f"{', '.join(map(str, FALLBACK))} are used; more text, or a lower order, avoids this"
             )
-        table = np.array([(0.0, *(each or FALLBACK)) for each in found])
+        table = np.array([(0.0, *(discounts or FALLBACK)) for discounts in discounts_by_order])
         self.discounts = torch.from_numpy(table[:, 1:].copy()).to(self.probability_1.device)
         return table
 
@@ -394,8 +384,6 @@ class NGram(LanguageModel):
         if n > 1:
             setattr(self, f"keys_{n}", torch.from_numpy(keys).to(device))
             setattr(self, f"backoff_{n - 1}", torch.from_numpy(backoff.astype(np.float32)).to(device))
-
-    # using
 
     def _search(self, n: int, keys: Tensor) -> Tensor:
         """The places of `keys` in the table of length n, ABSENT where they are not in it."""
@@ -415,14 +403,14 @@ class NGram(LanguageModel):
         for n in range(2, levels + 1):
             before = torch.cat([place.new_full((1,), ABSENT), place[:-1]])
             here = torch.nonzero((need >= n) & (before >= 0))[:, 0]
-            found = self._search(n, before[here] * self.config.vocab_size + ids[here])
+            places = self._search(n, before[here] * self.config.vocab_size + ids[here])
             place = torch.full_like(ids, ABSENT)
-            place[here] = found
+            place[here] = places
             yield place
 
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         """Nats of each target (B, T), times its weight, without ever making a row of V: the kind is exact."""
-        text = walk(batch, self.config.order, self.config.end_id)
+        text = pack_contexts(batch, self.config.order, self.config.end_id)
         events, length = text.events, text.length[text.events]
         levels = self._places(text.ids, text.need, self.config.order)
         place = next(levels)
@@ -435,14 +423,14 @@ class NGram(LanguageModel):
             place = longer
         nats = torch.zeros(batch.targets.numel(), device=logs.device)
         nats[text.origin] = -logs
-        return nats.view_as(batch.targets) * batch.weights, self.kind
+        return nats.view_as(batch.targets) * batch.weights, self.capabilities.likelihood
 
     def forward(self, ids: Tensor, cache: NGramCache | None = None, lengths: Tensor | None = None) -> Tensor:
         """ids (B, T) → log-probabilities (B, T, V) of the next id, float32."""
         memory = self.new_cache(len(ids), 0) if cache is None else cache
         width = memory.ids.shape[1]
         text = torch.cat([memory.ids, ids], 1)  # (B, N - 1 + T)
-        need = reach(text, self.config.end_id).clamp(max=width)
+        need = context_lengths(text, self.config.end_id).clamp(max=width)
         levels = self._places(text.flatten(), need.flatten(), width)
         # of length 1 … N - 1, each (P,)
         contexts = [place.view_as(text)[:, width:].flatten() for place in levels] if width else []
@@ -453,7 +441,7 @@ class NGram(LanguageModel):
     def _dense(self, contexts: list[Tensor], n_rows: int) -> Tensor:
         """Log-probabilities (P, V) from the places of each row's contexts, shortest first.
 
-        What a short context says is scaled by the back-off weights of all longer ones at once, so that the
+        The estimate of a short context is scaled by the back-off weights of all longer ones at once, so that the
         wide array is written a single time.
         """
         weights = [
@@ -465,8 +453,8 @@ class NGram(LanguageModel):
             later.insert(0, later[0] + weight)
         logs = self.probability_1 + later[0][:, None]  # (P, V)
         for n, place in enumerate(contexts, 2):
-            row, word, found = self._followers(n, place)
-            logs[row, word] = found + later[n - 1][row]
+            row, word, probability = self._followers(n, place)
+            logs[row, word] = probability + later[n - 1][row]
         return logs
 
     def _followers(self, n: int, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -486,14 +474,12 @@ class NGram(LanguageModel):
         ids = torch.full((batch_size, self.config.order - 1), ABSENT, device=device)
         return NGramCache(ids, torch.zeros(batch_size, dtype=torch.long, device=device))
 
-    # saving
-
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Take tables of any length, but only sound ones: the rest is told as torch tells a mismatch."""
+        """Load valid tables of any length; others are reported like a shape mismatch of torch."""
         errors: list[str] = args[-1]
         for name, own in self._buffers.items():
             tensor = state_dict.get(prefix + name)
-            if own is None or tensor is None:  # told as missing by torch
+            if own is None or tensor is None:  # torch reports it as missing
                 continue
             if tensor.dtype != own.dtype or tensor.dim() != own.dim():
                 errors.append(
@@ -521,8 +507,6 @@ class NGram(LanguageModel):
                 elif not bool((table.isfinite() & (table <= 0)).all()):
                     yield f"{name}_{n} has values that are not logs of a share"
 
-    # for others
-
     def write_arpa(self, path: Path, tokens: list[str]) -> None:
         """Write the model as an ARPA file (base-10 logs) for `kenlm` and others to read; `tokens[i]` is id i.
 
@@ -530,13 +514,13 @@ class NGram(LanguageModel):
         one different word each.
         """
         words = self._words(tokens)
-        beside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
         try:
-            with beside.open("w", encoding="utf-8") as file:
+            with temporary.open("w", encoding="utf-8") as file:
                 self._write_levels(file, words)
-            beside.replace(path)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def _words(self, tokens: list[str]) -> list[str]:
         """The word of each id in an ARPA file."""
@@ -554,7 +538,9 @@ class NGram(LanguageModel):
                 )
         if len(set(words)) != len(words):
             twice = next(word for word in words if words.count(word) > 1)
-            raise UsageError("duplicate_name", f"token {twice!r} stands for two ids; ARPA needs other words")
+            raise UsageError(
+                "duplicate_name", f"two ids have the token {twice!r}; an ARPA file needs different ones"
+            )
         return words
 
     def _write_levels(self, file: TextIO, words: list[str]) -> None:
@@ -571,10 +557,10 @@ class NGram(LanguageModel):
                 weights = {"<s>": f"\t{start:.7f}", "<unk>": "\t0"} if order > 1 else {}
                 file.writelines(f"-99\t{word}{weights.get(word, '')}\n" for word in special)
             for begin in range(0, len(self.table("probability", n)), 100_000):
-                file.writelines(self._lines(n, begin, begin + 100_000, words))
+                file.writelines(self._arpa_lines(n, begin, begin + 100_000, words))
         file.write("\n\\end\\\n")
 
-    def _lines(self, n: int, begin: int, end: int, words: list[str]) -> Iterator[str]:
+    def _arpa_lines(self, n: int, begin: int, end: int, words: list[str]) -> Iterator[str]:
         """The lines of n-grams `begin` to `end` of length n."""
         probability = (self.table("probability", n)[begin:end] / LN10).tolist()
         place = torch.arange(begin, begin + len(probability))
@@ -586,7 +572,7 @@ class NGram(LanguageModel):
         backward.append(place.tolist())
         backoff = (self.table("backoff", n)[begin:end] / LN10).tolist() if n < self.config.order else []
         for i, ids in enumerate(zip(*reversed(backward), strict=True)):
-            text = [words[each] for each in ids]
+            text = [words[id] for id in ids]
             if n > 1 and ids[0] == self.config.end_id:
                 text[0] = "<s>"
             weight = f"\t{0.0 if text == ['</s>'] else backoff[i]:.7f}" if backoff else ""

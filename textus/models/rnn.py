@@ -5,7 +5,7 @@ language model; with `bidirectional` it only gives hidden states, for classifier
 read from an empty state: where `batch.documents` changes inside a row, the state is cleared there, as it is at
 the start of every text that is scored or continued.
 
-The weights lie in `torch.nn` modules of one layer and direction. In float32, where nothing needs clearing,
+The weights are those of `torch.nn` modules of one layer and direction. In float32, where nothing needs clearing,
 these modules also do the work; else the scans below do, which are faster in bfloat16 (docs/log.md).
 Shapes: B batch, T time, V vocabulary, D width of the model, H width of one direction of a layer, G gates (4
 LSTM, 3 GRU, 1 Elman), S parts of a state (2 LSTM: what is shown and what is kept; else 1), L layers.
@@ -13,8 +13,8 @@ LSTM, 3 GRU, 1 Elman), S parts of a state (2 LSTM: what is shown and what is kep
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +23,27 @@ from torch.nn import functional as F
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
+from textus.models.checks import check_at_least, check_rate
+from textus.models.contract import (
+    Capabilities,
+    LanguageModel,
+    Loss,
+    TensorCache,
+    matrices_and_other,
+    step_seed,
+    token_nll,
+)
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.rnn_cells import (
     CELLS,
-    dropped,
-    from_the_end,
+    continue_scan,
+    document_reset_mask,
     make_layer,
     project,
-    read_on,
+    recurrent_dropout,
+    reversal_index,
     scan,
-    starts,
 )
 
 
@@ -54,17 +63,14 @@ class RNNConfig:
     bidirectional: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_layer", "d_model"):
-            if getattr(self, name) < 1:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "vocab_size", "n_layer", "d_model")
         if self.cell not in CELLS:
             raise unknown_name_error("cell", self.cell, CELLS)
         if self.bidirectional and self.d_model % 2:
             raise UsageError(
                 "incompatible_settings", f"d_model={self.d_model}: must be even, two directions share it"
             )
-        if not 0 <= self.dropout < 1:
-            raise UsageError("out_of_range", f"dropout={self.dropout}: must be at least 0 and below 1")
+        check_rate(self, "dropout")
 
     @property
     def context_length(self) -> None:
@@ -74,48 +80,38 @@ class RNNConfig:
 
 @dataclass(frozen=True)
 class LSTMConfig(RNNConfig):
-    """The same with LSTM cells unless said otherwise."""
+    """The same with LSTM cells by default."""
 
     cell: Literal["elman", "lstm", "gru"] = "lstm"
 
 
 @dataclass(frozen=True)
 class GRUConfig(RNNConfig):
-    """The same with GRU cells unless said otherwise."""
+    """The same with GRU cells by default."""
 
     cell: Literal["elman", "lstm", "gru"] = "gru"
 
 
-class StateCache:
+class StateCache(TensorCache):
     """The state after each row's last id, float32 (L, S, B, H); it has the same size whatever was read."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"state": 2, "lengths": 0}
 
     def __init__(self, state: Tensor, lengths: Tensor) -> None:
         self.state, self.lengths = state, lengths
-
-    def select(self, rows: list[int]) -> StateCache:
-        """A cache of only these rows, in this order."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.state.device)
-        return StateCache(self.state[:, :, index], self.lengths[index])
-
-    def join(self, other: StateCache) -> StateCache:
-        """A cache of these rows followed by the other's."""
-        return StateCache(torch.cat([self.state, other.state], 2), torch.cat([self.lengths, other.lengths]))
 
 
 class RNN(LanguageModel):
     """Embedding, `n_layer` recurrent layers, head; see the module.
 
-    `compute_with` sets the type activations are computed in. Dropout is drawn from the batch's position, not from
+    `set_compute` sets the type activations are computed in. Dropout is drawn from the batch's position, not from
     torch's state, so micro-batches may be worked on at once.
     """
 
-    precisions = ("float32", "bfloat16")
-    counted_dropout = True
+    capabilities = Capabilities(precisions=("float32", "bfloat16"), counter_based_dropout=True)
 
     @classmethod
-    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+    def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
         """Two layers, twice as wide as a Transformer's: about as many operations a token."""
         return {"n_layer": min(2, n_layer), "d_model": 2 * d_model}
 
@@ -126,7 +122,7 @@ class RNN(LanguageModel):
         super().__init__()
         self.config = config
         self.precision = torch.float32
-        self.can_generate = not config.bidirectional
+        self.capabilities = replace(self.capabilities, can_generate=not config.bidirectional)
         self.n_directions = 2 if config.bidirectional else 1
         width = config.d_model // self.n_directions
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -135,16 +131,16 @@ class RNN(LanguageModel):
         )
         tied = config.tie_head or config.bidirectional  # without a language model there is no head
         self.head = None if tied else Linear(config.d_model, config.vocab_size)
-        self._initialise()
+        self._init_weights()
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         """The head starts at zero: the first step is uniform."""
         nn.init.normal_(self.embedding.weight, std=0.02 if self.config.tie_head else 1.0)
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
 
-    def compute_with(self, precision: str, attention: str, step: str) -> None:
-        super().compute_with(precision, attention, step)
+    def set_compute(self, precision: str, attention: str, step: str) -> None:
+        super().set_compute(precision, attention, step)
         self.precision = getattr(torch, precision)
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────
@@ -163,23 +159,25 @@ class RNN(LanguageModel):
         No state crosses from one of `documents` (B, T) to the next. `seed` is what dropout is drawn from.
         UsageError for `documents` read in two directions.
         """
-        keep = starts(documents)
+        keep = document_reset_mask(documents)
         if keep is not None and self.config.bidirectional:
             raise UsageError(
                 "incompatible_settings",
                 "two directions read one document a row; put each document in a row of its own",
             )
         lengths = ids.new_full((len(ids),), ids.shape[1]) if mask is None else mask.sum(1)
-        back = from_the_end(lengths, ids.shape[1])[..., None] if self.config.bidirectional else None
+        back = reversal_index(lengths, ids.shape[1])[..., None] if self.config.bidirectional else None
         x: Tensor | None = None
         dropout = self.config.dropout if self.training else 0.0
         for number in range(self.config.n_layer):
-            each = []
+            outputs = []
             for direction in range(self.n_directions):
                 layer = self.layers[number * self.n_directions + direction]
                 order = back if direction else None
-                each.append(self._layer(layer, x, ids, keep, order))
-            x = dropped(torch.cat(each, 2) if len(each) > 1 else each[0], dropout, seed, number)
+                outputs.append(self._layer(layer, x, ids, keep, order))
+            x = recurrent_dropout(
+                torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0], dropout, seed, number
+            )
         assert x is not None
         return x.transpose(0, 1)
 
@@ -218,7 +216,7 @@ class RNN(LanguageModel):
         return torch.zeros(parts, rows, width, device=self.embedding.weight.device)
 
     def forward(self, ids: Tensor, cache: StateCache | None = None, lengths: Tensor | None = None) -> Tensor:
-        """ids (B, T) → logits (B, T, V). UsageError for two directions, which know the ids to be told."""
+        """ids (B, T) → logits (B, T, V). UsageError for two directions, which see the ids to predict."""
         self._check_direction()
         return self._logits(self.hidden(ids) if cache is None else self._hidden_cached(ids, cache, lengths))
 
@@ -226,7 +224,7 @@ class RNN(LanguageModel):
         if self.config.bidirectional:
             raise UsageError(
                 "unsupported_model",
-                "an RNN of two directions has read the next id before it tells it, so it is no language model;"
+                "a bidirectional RNN has read the id it should predict, so it is no language model;"
                 " leave out model.bidirectional, or give it a task (classification, tagging)",
             )
 
@@ -251,7 +249,7 @@ class RNN(LanguageModel):
             lengths = ids.new_full((len(ids),), ids.shape[1])
         x, states = None, []
         for number, layer in enumerate(self.layers):
-            x, state = read_on(layer, self._inputs(layer, x, ids), cache.state[number], lengths)
+            x, state = continue_scan(layer, self._inputs(layer, x, ids), cache.state[number], lengths)
             states.append(state)
         cache.state, cache.lengths = torch.stack(states), cache.lengths + lengths
         assert x is not None
@@ -269,7 +267,7 @@ class RNN(LanguageModel):
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         self._check_direction()
         logits = self._logits(self.hidden(batch.ids, documents=batch.documents))
-        return token_nats(logits, batch), self.kind
+        return token_nll(logits, batch), self.capabilities.likelihood
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the layers, and everything else (embedding, head, biases)."""

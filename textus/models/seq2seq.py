@@ -2,10 +2,10 @@
 
 A bidirectional encoder reads the source; the decoder starts from what it saw last in each direction. After every
 step the decoder looks at the source: its state is the query, and what it finds joins the state in an attentional
-vector from which the next id is told. Scores are additive (Bahdanau's, v · tanh(W q + U m)) or bilinear (Luong's
+vector from which the next id is predicted. Scores are additive (Bahdanau's, v · tanh(W q + U m)) or bilinear (Luong's
 "general", q · W m). With `input_feeding` (Luong) that vector is read again in the next step, which makes training
 go step by step; without, whole layers are scanned at once.
-The form of a batch of pairs is told at `data.batch.Batch`.
+`data.batch.Batch` documents batches of pairs.
 Shapes: B batch, T target steps, S source steps, V vocabulary, D width, L layers, P parts of a state (2 LSTM, else 1).
 """
 
@@ -18,15 +18,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import source_mask
-from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
+from textus.models.checks import check_end_id
+from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
-from textus.models.nn.rnn_cells import dropped, make_layer, project, read_on, scan, starts
+from textus.models.nn.rnn_cells import (
+    continue_scan,
+    document_reset_mask,
+    make_layer,
+    project,
+    recurrent_dropout,
+    scan,
+)
 from textus.models.rnn import RNN, RNNConfig
 
 ATTENTIONS = ("additive", "bilinear")
@@ -53,10 +60,7 @@ class Seq2SeqConfig:
         self.encoder()  # which names what is wrong with the sizes
         if self.attention not in ATTENTIONS:
             raise unknown_name_error("attention", self.attention, ATTENTIONS)
-        if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(
-                "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
-            )
+        check_end_id(self)
 
     def encoder(self) -> RNNConfig:
         """The encoder as a model of its own."""
@@ -85,17 +89,19 @@ class EncoderMemory:
 
     def join(self, other: EncoderMemory) -> EncoderMemory:
         longest = max(self.real.shape[1], other.real.shape[1])
-        both = [each.grown(longest) for each in (self, other)]
+        both = [memory.reserve(longest) for memory in (self, other)]
         states, keys, real = (
-            torch.cat([getattr(each, name) for each in both]) for name in ("states", "keys", "real")
+            torch.cat([getattr(memory, name) for memory in both]) for name in ("states", "keys", "real")
         )
         return EncoderMemory(states, keys, real)
 
-    def grown(self, longest: int) -> EncoderMemory:
-        """With room for `longest` source steps."""
+    def reserve(self, longest: int) -> EncoderMemory:
+        """Padded to `longest` source steps."""
         more = longest - self.real.shape[1]
-        room = (0, 0, 0, more)
-        return EncoderMemory(F.pad(self.states, room), F.pad(self.keys, room), F.pad(self.real, (0, more)))
+        padding = (0, 0, 0, more)
+        return EncoderMemory(
+            F.pad(self.states, padding), F.pad(self.keys, padding), F.pad(self.real, (0, more))
+        )
 
 
 class Seq2SeqCache:
@@ -146,8 +152,8 @@ class AdditiveAttention(nn.Module):
 
     def forward(self, query: Tensor, memory: EncoderMemory) -> Tensor:
         """The attentional vectors (B, T, D) of queries (B, T, D)."""
-        found = self.weights(query, memory).to(query.dtype) @ memory.states
-        return torch.tanh(self.join(torch.cat([found, query], 2)))
+        context = self.weights(query, memory).to(query.dtype) @ memory.states
+        return torch.tanh(self.join(torch.cat([context, query], 2)))
 
 
 class Seq2Seq(LanguageModel):
@@ -155,15 +161,15 @@ class Seq2Seq(LanguageModel):
     the source.
     """
 
-    needs_source = True
-    counted_dropout = True
-    precisions = ("float32", "bfloat16")
+    capabilities = Capabilities(
+        needs_source=True, counter_based_dropout=True, precisions=("float32", "bfloat16")
+    )
 
     config: Seq2SeqConfig
     layers: Any  # nn.ModuleList of the decoder's torch.nn modules of one layer
 
     @classmethod
-    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+    def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
         """A recurrent layer does the work of several of a Transformer's, one after the other."""
         return {"n_layer": max(1, n_layer // 3), "d_model": 2 * d_model}
 
@@ -183,9 +189,9 @@ class Seq2Seq(LanguageModel):
         if config.tie_head:
             nn.init.normal_(self.encoder.embedding.weight, std=width**-0.5)
 
-    def compute_with(self, precision: str, attention: str, step: str) -> None:
-        super().compute_with(precision, attention, step)
-        self.encoder.compute_with(precision, attention, step)
+    def set_compute(self, precision: str, attention: str, step: str) -> None:
+        super().set_compute(precision, attention, step)
+        self.encoder.set_compute(precision, attention, step)
 
     # ── reading the source ─────────────────────────────────────────────────────────────────────
 
@@ -195,7 +201,7 @@ class Seq2Seq(LanguageModel):
         """The encoder's states (B, T, D) of ids (B, T), each with its whole text in view. `seed` as in `RNN.hidden`."""
         return self.encoder.hidden(ids, mask, seed=seed)
 
-    def read(self, source: Tensor | None, rows: int, seed: int = 0) -> tuple[EncoderMemory, Tensor]:
+    def encode_source(self, source: Tensor | None, rows: int, seed: int = 0) -> tuple[EncoderMemory, Tensor]:
         """What the decoder may look at of sources (B, S), and the state it starts from (L, P, B, D); None: empty
         texts.
         """
@@ -220,44 +226,44 @@ class Seq2Seq(LanguageModel):
         seed: int = 0,
     ) -> Tensor:
         """Attentional vectors (B, T, D) of the target, all at once."""
-        keep = starts(documents)
+        keep = document_reset_mask(documents)
         if self.config.input_feeding:
             fed = torch.zeros_like(memory.states[:, 0])
             return self._feed(ids, Seq2SeqCache(memory, start, fed, ids.new_zeros(len(ids))), keep, seed)
         x = F.embedding(ids.t(), self.encoder.embedding.weight.to(self.encoder.precision))  # (T, B, D)
         for number, layer in enumerate(self.layers):
             shown = scan(layer, project(layer, x), start[number], keep)[0]
-            x = self._dropped(shown, seed, number)
+            x = self._dropout(shown, seed, number)
         vectors = self.attention(x.transpose(0, 1), memory)
-        return self._dropped(vectors.transpose(0, 1), seed, len(self.layers)).transpose(0, 1)
+        return self._dropout(vectors.transpose(0, 1), seed, len(self.layers)).transpose(0, 1)
 
-    def _dropped(self, x: Tensor, seed: int, number: int) -> Tensor:
+    def _dropout(self, x: Tensor, seed: int, number: int) -> Tensor:
         """Dropout of the decoder's x (T, B, D) after layer `number`: the same units at every step of a row."""
         p = self.config.dropout if self.training else 0.0
-        return dropped(x, p, derive_seed(seed, "decoder"), number)
+        return recurrent_dropout(x, p, derive_seed(seed, "decoder"), number)
 
     def _feed(self, ids: Tensor, cache: Seq2SeqCache, keep: Tensor | None, seed: int) -> Tensor:
         """Step by step, each reading the attentional vector of the one before; `cache` is left at the last step."""
         embedded = F.embedding(ids.t(), self.encoder.embedding.weight.to(self.encoder.precision))
-        found = []
+        outputs = []
         for t, x in enumerate(embedded):
             if keep is not None:
                 cache.state, cache.fed = cache.state * keep[t], cache.fed * keep[t]
             x, states = torch.cat([x, cache.fed], 1), []
             for number, layer in enumerate(self.layers):
-                state = one_step(layer, x, cache.state[number])
+                state = run_cell(layer, x, cache.state[number])
                 states.append(state)
-                x = self._dropped(state[0][None].to(x.dtype), seed, number)[0]
+                x = self._dropout(state[0][None].to(x.dtype), seed, number)[0]
             cache.state = torch.stack(states)
             vector = self.attention(x[:, None], cache.memory).transpose(0, 1)
-            cache.fed = self._dropped(vector, seed, len(self.layers))[0]
-            found.append(cache.fed)
-        return torch.stack(found, 1)
+            cache.fed = self._dropout(vector, seed, len(self.layers))[0]
+            outputs.append(cache.fed)
+        return torch.stack(outputs, 1)
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> Seq2SeqCache:
         """A cache for targets of these sources (B, S): they are read here, once. It has no need of `length`."""
         device = self.encoder.embedding.weight.device
-        memory, state = self.read(source if source is None else source.to(device), batch_size)
+        memory, state = self.encode_source(source if source is None else source.to(device), batch_size)
         lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         return Seq2SeqCache(memory, state, torch.zeros_like(memory.states[:, 0]), lengths)
 
@@ -270,7 +276,7 @@ class Seq2Seq(LanguageModel):
             x = F.embedding(ids.t(), self.encoder.embedding.weight.to(self.encoder.precision))
             states = []
             for number, layer in enumerate(self.layers):
-                x, state = read_on(layer, project(layer, x), cache.state[number], lengths)
+                x, state = continue_scan(layer, project(layer, x), cache.state[number], lengths)
                 states.append(state)
             cache.state = torch.stack(states)
             vectors = self.attention(x.transpose(0, 1), cache.memory)
@@ -279,19 +285,19 @@ class Seq2Seq(LanguageModel):
 
     def _feed_ragged(self, ids: Tensor, cache: Seq2SeqCache, lengths: Tensor) -> Tensor:
         """`_feed`, leaving a row's state and vector as they are after its `lengths`."""
-        found = []
+        outputs = []
         for t in range(ids.shape[1]):
             state, fed, more = cache.state, cache.fed, (t < lengths)[:, None]
-            found.append(self._feed(ids[:, t : t + 1], cache, None, 0))
+            outputs.append(self._feed(ids[:, t : t + 1], cache, None, 0))
             cache.state, cache.fed = torch.where(more, cache.state, state), torch.where(more, cache.fed, fed)
-        return torch.cat(found, 1)
+        return torch.cat(outputs, 1)
 
     def forward(
         self, ids: Tensor, cache: Seq2SeqCache | None = None, lengths: Tensor | None = None
     ) -> Tensor:
         """Logits (B, T, V) of target ids (B, T); without a cache, those for an empty source."""
         if cache is None:
-            return self._logits(self._decode(ids, *self.read(None, len(ids))))
+            return self._logits(self._decode(ids, *self.encode_source(None, len(ids))))
         return self._logits(self._decode_cached(ids, cache, lengths))
 
     def _logits(self, vectors: Tensor) -> Tensor:
@@ -315,15 +321,15 @@ class Seq2Seq(LanguageModel):
 
     def loss(self, batch: Batch) -> Loss:
         seed = step_seed(batch, "dropout")
-        memory, start = self.read(batch.source, len(batch.ids), seed)
+        memory, start = self.encode_source(batch.source, len(batch.ids), seed)
         vectors = self._decode(batch.ids, memory, start, batch.documents, seed)
         total = cross_entropy(vectors, self.head_weight, batch.targets, batch.weights)
         return Loss(total, float(batch.weights.sum()))
 
     def score(self, batch: Batch) -> tuple[Tensor, str]:
-        memory, start = self.read(batch.source, len(batch.ids))
+        memory, start = self.encode_source(batch.source, len(batch.ids))
         logits = self._logits(self._decode(batch.ids, memory, start, batch.documents))
-        return token_nats(logits, batch), self.kind
+        return token_nll(logits, batch), self.capabilities.likelihood
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of layers, bridge and attention, and everything else (embedding, head, biases, scores)."""
@@ -332,7 +338,7 @@ class Seq2Seq(LanguageModel):
         return matrices_and_other(self, matrices)
 
 
-def one_step(layer: Any, x: Tensor, state: Tensor) -> Tensor:
+def run_cell(layer: Any, x: Tensor, state: Tensor) -> Tensor:
     """The state (P, B, D) of a layer after one more x (B, D), with gradients through all of it; float32."""
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     weights = [getattr(layer, name).to(x.dtype) for name in names]

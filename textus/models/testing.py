@@ -1,8 +1,8 @@
 """A tiny model whose every answer is known: after id `i` comes `i + 1`, around the vocabulary.
 
 For tests of everything above the models (generation, engine, training, evaluation, serving), so that they
-need no training and no stand-ins: it keeps the whole contract of `textus.models.contract`. Its one weight is the
-margin by which the right logit stands above the others, so an optimiser has something to move and the loss
+need no training and no mocks: it keeps the whole contract of `textus.models.contract`. Its one weight is the
+margin of the right logit over the others, so an optimiser has something to move and the loss
 can be written down by hand: `log(1 + (V - 1) exp(-margin))` nats for a right target, and `margin` more for a
 wrong one.
 Shapes: B batch, T time, V vocabulary.
@@ -11,12 +11,13 @@ Shapes: B batch, T time, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from textus.core.errors import UsageError
-from textus.models.contract import LanguageModel
+from textus.models.contract import LanguageModel, TensorCache
 
 
 @dataclass
@@ -28,22 +29,14 @@ class FakeConfig:
     margin: float = 8.0
 
 
-class FakeCache:
+class FakeCache(TensorCache):
     """The last id of each row, and how many ids it has seen."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"last": 0, "lengths": 0}
 
     def __init__(self, last: Tensor, lengths: Tensor) -> None:
         self.last = last  # (B,) -1 before the first id
         self.lengths = lengths  # (B,)
-
-    def select(self, rows: list[int]) -> FakeCache:
-        """A cache of only these rows, in this order."""
-        return FakeCache(self.last[rows], self.lengths[rows])
-
-    def join(self, other: FakeCache) -> FakeCache:
-        """A cache of these rows followed by the other's."""
-        return FakeCache(torch.cat([self.last, other.last]), torch.cat([self.lengths, other.lengths]))
 
 
 class Fake(LanguageModel):
@@ -74,7 +67,7 @@ class Fake(LanguageModel):
         return nn.functional.one_hot(following, self.config.vocab_size) * self.margin  # (B, T, V)
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> FakeCache:
-        """A cache of rows that have seen nothing; `length` needs no room here."""
+        """An empty cache; its size does not depend on `length`."""
         device = self.margin.device
         empty = torch.full((batch_size,), -1, device=device)
         return FakeCache(empty, torch.zeros(batch_size, dtype=torch.long, device=device))

@@ -1,4 +1,4 @@
-"""Variational autoencoders of text: a sentence is told by one latent vector, and told again from it.
+"""Variational autoencoders of text: a text is encoded as one latent vector and decoded from it.
 
 Sources: Kingma and Welling 2014 (the bound, reparameterisation); Bowman et al. 2016 (recurrent decoder, annealed KL,
 word dropout); Kingma et al. 2016 (free bits); Burda et al. 2016 (importance-weighted bound, active units); Long et
@@ -7,10 +7,9 @@ al. 2019 (max-pooling the encoder against collapse).
 Each row of a batch, or each document packed in one, is a text with a latent of its own, z ~ N(0, I); the encoder
 reads its targets. `score` is the negative evidence lower bound, its KL spread evenly over the text's tokens. As a
 language model (`forward`) it is the mixture p(x) = 1/K Σ p(x | z_k) of `n_draws` fixed draws of the prior, weighed
-by how well each told the ids so far: a proper distribution, in which a prompt chooses among latents. The first word
-of a text is thus drawn from all, its last from one.
+by the likelihood of the ids so far under each: a proper distribution, in which a prompt chooses among latents.
 
-Shapes: B rows (texts), T time, V vocabulary, D width, Z latent, C what the decoder is told (Z, or Z + D with a
+Shapes: B rows (texts), T time, V vocabulary, D width, Z latent, C the decoder's condition (Z, or Z + D with a
 source), K draws, L layers, S source positions.
 """
 
@@ -18,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -30,10 +29,11 @@ from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import source_mask
-from textus.models.contract import LanguageModel, Loss, step_seed, token_nats
+from textus.models.checks import check_at_least, check_context, check_end_id, check_rate
+from textus.models.contract import Capabilities, LanguageModel, Loss, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
-from textus.models.nn.vae_modules import Bodies, State, apart, back, real_positions
+from textus.models.nn.vae_modules import Bodies, State, real_positions, repack_documents, unpack_documents
 
 LOGITS = 1 << 24
 """Logits of all draws held at a time (64 MB)."""
@@ -42,7 +42,7 @@ ACTIVE = 0.01
 """A unit of the latent is active where its posterior mean varies at least so much over texts (Burda et al. 2016)."""
 
 COLLAPSED = 0.1
-"""Nats of KL a text below which the latent tells nothing."""
+"""Nats of KL per text below which the latent carries no information."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,11 @@ class VAEConfig:
     conditional: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "d_latent", "n_draws"):
-            if getattr(self, name) < 1:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("dropout", "word_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(
-                    "out_of_range", f"{name}={getattr(self, name)}: must be at least 0 and below 1"
-                )
-        for name in ("free_bits", "anneal_steps"):
-            if not getattr(self, name) >= 0:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 0")
+        check_at_least(
+            self, 1, "vocab_size", "context_length", "n_layer", "n_head", "d_model", "d_latent", "n_draws"
+        )
+        check_rate(self, "dropout", "word_dropout")
+        check_at_least(self, 0, "free_bits", "anneal_steps")
         if self.body not in ("gru", "transformer"):
             raise unknown_name_error("body", self.body, ["gru", "transformer"])
         if self.d_model % 2:
@@ -85,10 +79,7 @@ class VAEConfig:
                 "incompatible_settings",
                 f"d_model={self.d_model}: must be even, a half for each direction of the encoder",
             )
-        if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(
-                "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
-            )
+        check_end_id(self)
 
 
 # ── the latent ─────────────────────────────────────────────────────────────────────────────────
@@ -101,7 +92,7 @@ class Gaussian:
     mean: Tensor
     log_variance: Tensor
 
-    def at(self, noise: Tensor) -> Tensor:
+    def sample(self, noise: Tensor) -> Tensor:
         """The point that standard normal noise (…, B, Z) becomes: differentiable in mean and variance."""
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
@@ -117,7 +108,7 @@ class Gaussian:
         return -0.5 * (distance + self.log_variance + math.log(2 * math.pi)).sum(-1)
 
 
-def noise_of(ids: Tensor, real: Tensor, width: int) -> Tensor:
+def noise_for(ids: Tensor, real: Tensor, width: int) -> Tensor:
     """Standard normal noise (B, Z) that is a hash of each row's real ids: a score depends neither on neighbours
     nor on order.
     """
@@ -138,28 +129,30 @@ def active_units(means: Tensor) -> int:
 
 
 class VAECache:
-    """K draws a row: what the decoder remembers of each, and how well each has told the row so far."""
+    """K draws per row: the decoder's state of each, and the log-likelihood of the row so far under each."""
 
     can_rewind = False
 
-    def __init__(self, state: State, told: Tensor, evidence: Tensor, last: Tensor, lengths: Tensor) -> None:
+    def __init__(
+        self, state: State, condition: Tensor, evidence: Tensor, last: Tensor, lengths: Tensor
+    ) -> None:
         self.state = state  # of B K decoder rows, a row's draws next to each other
-        self.told = told  # (B, K, C)
+        self.condition = condition  # (B, K, C)
         self.evidence = evidence  # (B, K) log p(ids so far | z)
         self.last = last  # (B, K, D) the decoder's last states
         self.lengths = lengths  # (B,)
 
     def select(self, rows: list[int]) -> VAECache:
         """A cache of only these rows, in this order."""
-        n = self.told.shape[1]
+        n = self.condition.shape[1]
         return VAECache(
             self.state.select([row * n + draw for row in rows for draw in range(n)]),
-            *(each[rows] for each in (self.told, self.evidence, self.last, self.lengths)),
+            *(tensor[rows] for tensor in (self.condition, self.evidence, self.last, self.lengths)),
         )
 
     def join(self, other: VAECache) -> VAECache:
         """A cache of these rows followed by the other's."""
-        names = ("told", "evidence", "last", "lengths")
+        names = ("condition", "evidence", "last", "lengths")
         both = (torch.cat([getattr(self, name), getattr(other, name)]) for name in names)
         return VAECache(self.state.join(other.state), *both)
 
@@ -170,9 +163,9 @@ class VAECache:
 class VAE(LanguageModel):
     """See the module. The embedding has one row more than the vocabulary, for hidden words, and is the head too."""
 
-    kind = "bound"
-    precisions = ("float32", "bfloat16")
-    whole_documents = True
+    capabilities = Capabilities(
+        likelihood="bound", precisions=("float32", "bfloat16"), one_document_per_row=True
+    )
     draws: Tensor
 
     def __init__(self, config: VAEConfig) -> None:
@@ -181,7 +174,7 @@ class VAE(LanguageModel):
         self.precision = torch.float32
         width, latent = config.d_model, config.d_latent
         sources = 1 if config.conditional else 0
-        self.needs_source = config.conditional
+        self.capabilities = replace(self.capabilities, needs_source=config.conditional)
         self.embedding = nn.Embedding(config.vocab_size + 1, width)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.encoder, self.decoder = Bodies[config.body](config)
@@ -192,17 +185,17 @@ class VAE(LanguageModel):
         self.register_buffer("draws", draws, persistent=False)
 
     @classmethod
-    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
-        """Shallow, and for texts of at most 64 ids: a latent of a few dozen numbers tells no more."""
+    def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+        """Shallow, and for texts of at most 64 ids: a latent of a few dozen numbers holds no more."""
         return {
-            **super().sized(n_layer, d_model, context_length),
+            **super().config_for_size(n_layer, d_model, context_length),
             "n_layer": max(1, n_layer // 4),
             "context_length": min(context_length, 64),
         }
 
-    def compute_with(self, precision: str, attention: str, step: str) -> None:
+    def set_compute(self, precision: str, attention: str, step: str) -> None:
         """In bfloat16 the head's product, which is most of the work; the rest is in float32 all the same."""
-        super().compute_with(precision, attention, step)
+        super().set_compute(precision, attention, step)
         self.precision = getattr(torch, precision)
 
     # ── encoding ───────────────────────────────────────────────────────────────────────────────
@@ -212,7 +205,7 @@ class VAE(LanguageModel):
         length.
         """
         if self.config.body == "transformer":
-            self._check_length(ids.shape[1])
+            check_context(ids.shape[1], self.config.context_length)
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         hidden: Tensor = self.encoder(self.dropout(self.embedding(ids)), real)
         return hidden
@@ -220,14 +213,14 @@ class VAE(LanguageModel):
     def encode(
         self, ids: Tensor, lengths: Tensor | None = None, source: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (B, Z) of the latent of each row of ids (B, T), as told by its first `lengths`
+        """Mean and log-variance (B, Z) of the latent of each row of ids (B, T), from its first `lengths`
         ids.
         """
         posterior = self._posterior(ids, real_positions(ids, lengths), self._context(source, len(ids)))
         return posterior.mean, posterior.log_variance
 
     def _pooled(self, ids: Tensor, real: Tensor) -> Tensor:
-        """The greatest of each feature over the real positions: (B, D); zero where there are none."""
+        """The greatest of each feature over the real positions: (B, D); zero without any."""
         hidden = self.hidden(ids, real).masked_fill(~real[..., None], -torch.inf)
         return torch.where(real.any(1)[:, None], hidden.amax(1), 0.0)
 
@@ -247,14 +240,14 @@ class VAE(LanguageModel):
         return self._pooled(source, source_mask(source, self.config.end_id))
 
     def _prior(self, context: Tensor | None, like: Tensor) -> Gaussian:
-        """N(0, I), or what the source lets expect; `like` (B, …) says for how many rows."""
+        """N(0, I), or the prior given the source; `like` (B, …) has the number of rows."""
         if self.prior is None or context is None:
             zero = like.new_zeros(len(like), self.config.d_latent)
             return Gaussian(zero, zero)
         return Gaussian(*self.prior(context).chunk(2, 1))
 
-    def _told(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """What the decoder is told: (…, B, C) of z (…, B, Z)."""
+    def _condition(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """The decoder's condition (…, B, C) for z (…, B, Z)."""
         return z if context is None else torch.cat([z, context.expand(*z.shape[:-1], -1)], -1)
 
     # ── learning ───────────────────────────────────────────────────────────────────────────────
@@ -263,7 +256,7 @@ class VAE(LanguageModel):
         """−ELBO in nats, with its parts; in training the KL is annealed and has free bits, and words are
         hidden.
         """
-        rows, _ = apart(batch)
+        rows, _ = unpack_documents(batch)
         real = real_positions(rows.ids, mask=rows.mask)
         if self.training:
             generator = torch.Generator().manual_seed(step_seed(batch, "vae"))
@@ -271,29 +264,29 @@ class VAE(LanguageModel):
             hide = torch.rand(rows.ids.shape, generator=generator).to(rows.ids.device)
             ids = rows.ids.masked_fill(hide < self.config.word_dropout, self.config.vocab_size)
         else:
-            noise, ids = noise_of(rows.targets, real, self.config.d_latent), rows.ids
-        hidden, kl = self._told_again(rows, ids, real, noise)
-        told = cross_entropy(hidden.to(self.precision), self._head(), rows.targets, rows.weights)
+            noise, ids = noise_for(rows.targets, real, self.config.d_latent), rows.ids
+        hidden, kl = self._decoder_states(rows, ids, real, noise)
+        reconstruction = cross_entropy(hidden.to(self.precision), self._head(), rows.targets, rows.weights)
         share = rows.weights.sum(1) / (rows.weights > 0).sum(1).clamp(min=1)  # 1 where all weights are
         kl_total = (kl.sum(1) * share).sum()
         objective = kl_total
         if self.training:
             free = (kl.clamp(min=self.config.free_bits).sum(1) * share).sum()
-            objective = free * self.annealed(batch.position)
-        parts = {"reconstruction": float(told.detach()), "kl": float(kl_total.detach())}
-        return Loss(told + objective, float(batch.weights.sum()), parts)
+            objective = free * self.kl_weight(batch.position)
+        parts = {"reconstruction": float(reconstruction.detach()), "kl": float(kl_total.detach())}
+        return Loss(reconstruction + objective, float(batch.weights.sum()), parts)
 
-    def annealed(self, step: int) -> float:
-        """The KL's weight at a step: a straight line from 0 to 1."""
+    def kl_weight(self, step: int) -> float:
+        """The KL's weight at a step, linear from 0 to 1."""
         return min(1.0, step / self.config.anneal_steps) if self.config.anneal_steps else 1.0
 
-    def _told_again(self, rows: Batch, ids: Tensor, real: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _decoder_states(self, rows: Batch, ids: Tensor, real: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The decoder's states (B, T, D) at a draw of each row's latent, and the KL (B, Z)."""
-        self._check_length(ids.shape[1])
+        check_context(ids.shape[1], self.config.context_length)
         context = self._context(rows.source, len(rows.ids))
         posterior = self._posterior(rows.targets, real, context)
-        told = self._told(posterior.at(noise), context)
-        hidden = self.decoder(self.dropout(self.embedding(ids)), told)
+        condition = self._condition(posterior.sample(noise), context)
+        hidden = self.decoder(self.dropout(self.embedding(ids)), condition)
         return self.dropout(hidden), posterior.kl(self._prior(context, noise))
 
     def _head(self) -> Tensor:
@@ -303,14 +296,16 @@ class VAE(LanguageModel):
         """−ELBO at one draw that is a hash of the text, its KL spread evenly over the text's targets: (B, T)
         nats.
         """
-        rows, places = apart(batch)
+        rows, places = unpack_documents(batch)
         real = real_positions(rows.ids, mask=rows.mask)
-        hidden, kl = self._told_again(
-            rows, rows.ids, real, noise_of(rows.targets, real, self.config.d_latent)
+        hidden, kl = self._decoder_states(
+            rows, rows.ids, real, noise_for(rows.targets, real, self.config.d_latent)
         )
         logits = F.linear(hidden, self._head())
         spread = kl.sum(1) / (rows.weights > 0).sum(1).clamp(min=1)
-        return back(token_nats(logits, rows) + spread[:, None] * rows.weights, places, batch), self.kind
+        return repack_documents(
+            token_nll(logits, rows) + spread[:, None] * rows.weights, places, batch
+        ), self.capabilities.likelihood
 
     def bound(self, batch: Batch, n_samples: int = 1, seed: int = 0) -> Tensor:
         """Nats of each text (B,), one a row, by the importance-weighted bound of `n_samples` draws: it falls towards
@@ -329,16 +324,16 @@ class VAE(LanguageModel):
         x, logs = self.embedding(batch.ids), []
         for _ in range(n_samples):
             noise = torch.randn(posterior.mean.shape, generator=generator).to(x.device)
-            z = posterior.at(noise)
-            logits = F.linear(self.decoder(x, self._told(z, context)), self._head())
-            nats = token_nats(logits, batch).sum(1)
+            z = posterior.sample(noise)
+            logits = F.linear(self.decoder(x, self._condition(z, context)), self._head())
+            nats = token_nll(logits, batch).sum(1)
             logs.append(prior.log_density(z) - posterior.log_density(z) - nats)
         return math.log(n_samples) - torch.logsumexp(torch.stack(logs), 0)
 
     @torch.no_grad()
     def _posteriors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The posterior means (N, Z) of the texts of a batch, and their KL (N,) in nats."""
-        rows, _ = apart(batch)
+        rows, _ = unpack_documents(batch)
         real = real_positions(rows.ids, mask=rows.mask)
         context = self._context(rows.source, len(rows.ids))
         posterior = self._posterior(rows.targets, real, context)
@@ -346,26 +341,26 @@ class VAE(LanguageModel):
         kl = posterior.kl(self._prior(context, posterior.mean)).sum(1)
         return posterior.mean[counted], kl[counted]
 
-    def findings(self, batches: list[Batch]) -> dict[str, Any]:
-        """What the log says of texts besides their bound: KL of a text (nats), active units."""
+    def validation_metrics(self, batches: list[Batch]) -> dict[str, Any]:
+        """KL per text (nats), and active units."""
         means, kls = zip(*map(self._posteriors, batches), strict=True)
         return {
             "kl_per_text": round(float(torch.cat(kls).mean()), 4),
             "active_units": active_units(torch.cat(means)),
         }
 
-    def text_findings(self, batch: Batch) -> dict[str, Tensor]:
+    def per_text_metrics(self, batch: Batch) -> dict[str, Tensor]:
         """KL of each text."""
         return {"kl_per_text": self._posteriors(batch)[1]}
 
-    def trouble(self, found: dict[str, Any]) -> str | None:
+    def diagnose(self, metrics: dict[str, Any]) -> str | None:
         """Whether the latent has collapsed."""
-        kl, units = found.get("kl_per_text"), found.get("active_units")
+        kl, units = metrics.get("kl_per_text"), metrics.get("active_units")
         if kl is None or (kl >= COLLAPSED and units):
             return None
         return (
             f"the latent has collapsed (KL {kl:.3f} nats a text, {units} of {self.config.d_latent} units active): the"
-            " decoder tells texts without it; raise model.free_bits, model.word_dropout or model.anneal_steps"
+            " decoder ignores it; increase model.free_bits, model.word_dropout or model.anneal_steps"
         )
 
     # ── as a language model ────────────────────────────────────────────────────────────────────
@@ -374,18 +369,18 @@ class VAE(LanguageModel):
         """Rows that have seen nothing, with the prior's `n_draws` draws each."""
         like = self.draws.new_zeros(batch_size, 1)
         context = self._context(source, batch_size)
-        z = self._prior(context, like).at(self.draws[:, None])  # (K, B, Z)
-        return self._cache_at(self._told(z, context).transpose(0, 1), length)
+        z = self._prior(context, like).sample(self.draws[:, None])  # (K, B, Z)
+        return self._cache_at(self._condition(z, context).transpose(0, 1), length)
 
-    def _cache_at(self, told: Tensor, length: int) -> VAECache:
-        """A cache whose rows are told (B, K, C)."""
-        rows, draws = told.shape[:2]
+    def _cache_at(self, condition: Tensor, length: int) -> VAECache:
+        """A cache for conditions (B, K, C)."""
+        rows, draws = condition.shape[:2]
         return VAECache(
-            self.decoder.start(told.flatten(0, 1), length),
-            told,
-            told.new_zeros(rows, draws),
-            told.new_zeros(rows, draws, self.config.d_model),
-            torch.zeros(rows, dtype=torch.long, device=told.device),
+            self.decoder.init_state(condition.flatten(0, 1), length),
+            condition,
+            condition.new_zeros(rows, draws),
+            condition.new_zeros(rows, draws, self.config.d_model),
+            torch.zeros(rows, dtype=torch.long, device=condition.device),
         )
 
     def forward(self, ids: Tensor, cache: VAECache | None = None, lengths: Tensor | None = None) -> Tensor:
@@ -393,15 +388,15 @@ class VAE(LanguageModel):
         start = self.new_cache(len(ids), 0) if cache is None else cache
         seen = ids.shape[1] if lengths is None else lengths
         longest = int((start.lengths + seen).max()) if len(ids) else 0
-        self._check_length(longest)
-        n_draws = start.told.shape[1]
+        check_context(longest, self.config.context_length)
+        n_draws = start.condition.shape[1]
         x = self.embedding(ids).repeat_interleave(n_draws, 0)
-        told = start.told.flatten(0, 1)
+        condition = start.condition.flatten(0, 1)
         if cache is None:
-            hidden = self.decoder(x, told)
+            hidden = self.decoder(x, condition)
             return self._mix(hidden.unflatten(0, (-1, n_draws)), ids, start)[0]
         many = None if lengths is None else lengths.repeat_interleave(n_draws)
-        hidden = self.decoder.read_on(x, told, cache.state, many).unflatten(0, (-1, n_draws))
+        hidden = self.decoder.step(x, condition, cache.state, many).unflatten(0, (-1, n_draws))
         logits, evidence = self._mix(hidden, ids, cache)
         taken = torch.full_like(cache.lengths, ids.shape[1]) if lengths is None else lengths
         place = (taken - 1).clamp(min=0)[:, None, None].expand(-1, n_draws, 1)
@@ -436,14 +431,6 @@ class VAE(LanguageModel):
         logs = F.linear(last, self._head()).log_softmax(-1)
         return logs.gather(2, ids[:, None].expand(-1, last.shape[1], -1))[..., 0]
 
-    def _check_length(self, length: int) -> None:
-        if length > self.config.context_length:
-            raise UsageError(
-                "context_exceeded",
-                f"{length} ids are more than the context of {self.config.context_length}; shorten the text, or"
-                f" train with --set model.context_length={length}",
-            )
-
     # ── from latents to texts ──────────────────────────────────────────────────────────────────
 
     @torch.no_grad()
@@ -458,7 +445,7 @@ class VAE(LanguageModel):
     ) -> list[list[int]]:
         """The text of each latent (B, Z), without its end id: greedy, or drawn at a temperature above 0."""
         most = min(max_tokens or self.config.context_length, self.config.context_length)
-        cache = self._cache_at(self._told(z, self._context(source, len(z)))[:, None], most)
+        cache = self._cache_at(self._condition(z, self._context(source, len(z)))[:, None], most)
         generator = torch.Generator(z.device).manual_seed(derive_seed(seed, "decode"))
         ids = torch.full((len(z), 1), self.config.end_id, device=z.device)
         chosen = []
@@ -471,12 +458,12 @@ class VAE(LanguageModel):
             chosen.append(ids)
             if (torch.cat(chosen, 1) == self.config.end_id).any(1).all():
                 break
-        return [until_end(row, self.config.end_id) for row in torch.cat(chosen, 1).tolist()]
+        return [cut_at_eos(row, self.config.end_id) for row in torch.cat(chosen, 1).tolist()]
 
     def reconstruct(
         self, ids: Tensor, lengths: Tensor | None = None, source: Tensor | None = None
     ) -> list[list[int]]:
-        """The texts ids (B, T) told again, greedily, from the means of their latents."""
+        """The texts ids (B, T) decoded greedily from the means of their latents."""
         with torch.no_grad():
             mean, _ = self.encode(ids, lengths, source)
         return self.decode(mean, source=source)
@@ -488,17 +475,17 @@ class VAE(LanguageModel):
         return self.decode(z, temperature=temperature, seed=seed)
 
     def interpolate(self, first: Tensor, second: Tensor, n: int) -> list[list[int]]:
-        """`n` texts on the straight line between the latents of two texts (T,), both ends included."""
+        """`n` texts interpolated linearly between the latents of two texts (T,), both included."""
         if n < 2:
             raise UsageError(
                 "out_of_range", f"{n} texts between two; give 2 or more, the ends are among them"
             )
         with torch.no_grad():
-            ends = [self.encode(each[None])[0] for each in (first, second)]
+            ends = [self.encode(ids[None])[0] for ids in (first, second)]
         way = torch.linspace(0, 1, n, device=ends[0].device)[:, None]
         return self.decode((1 - way) * ends[0] + way * ends[1])
 
 
-def until_end(ids: list[int], end_id: int) -> list[int]:
+def cut_at_eos(ids: list[int], end_id: int) -> list[int]:
     """The ids before the first end id."""
     return ids[: ids.index(end_id)] if end_id in ids else ids

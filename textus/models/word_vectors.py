@@ -1,4 +1,4 @@
-"""Word vectors: learnt by skip-gram or CBOW, read from word2vec and GloVe files, used as a model's first embeddings.
+"""Word vectors: trained by skip-gram or CBOW, read from word2vec and GloVe files, used as a model's first embeddings.
 
 Sources: Mikolov et al. 2013 (skip-gram, CBOW, analogies), Pennington et al. 2014 (GloVe's file format). Learning is
 done by `gensim`, which comes with the extra `vectors`; everything else here needs no extra.
@@ -25,6 +25,7 @@ from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.io import write_atomic
 from textus.core.names import import_optional
+from textus.models.checks import check_at_least
 from textus.tokenizers.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
@@ -35,14 +36,14 @@ PIECE = 10_000
 
 @dataclass(frozen=True)
 class VectorSettings:
-    """How word vectors are learnt. The defaults were chosen on MTurk-771 with 2.4 million words (docs/results.md)."""
+    """How word vectors are trained. The defaults were chosen on MTurk-771 with 2.4 million words (docs/results.md)."""
 
     method: Literal["skip-gram", "cbow"] = "skip-gram"
     d_model: int = 100
     window: int = 10
     """Words to each side that are context; each place draws its own reach up to it."""
     negative: int = 10
-    """Drawn words that each true context word is told apart from."""
+    """Negative samples per context word."""
     epochs: int = 10
     min_count: int = 2
     """Rarer words have no vector."""
@@ -53,9 +54,7 @@ class VectorSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "window", "negative", "epochs", "min_count"):
-            if getattr(self, name) < 1:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "d_model", "window", "negative", "epochs", "min_count")
         if not self.sample >= 0:
             raise UsageError("out_of_range", f"sample={self.sample}: must be at least 0 (0 thins nothing)")
         if self.method not in ("skip-gram", "cbow"):
@@ -64,18 +63,18 @@ class VectorSettings:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of the entries asked for have a vector."""
+    """How many of the requested entries have a vector."""
 
-    found: int
+    n_found: int
     total: int
 
     @property
     def share(self) -> float:
         """Between 0 and 1."""
-        return self.found / max(1, self.total)
+        return self.n_found / max(1, self.total)
 
     def __str__(self) -> str:
-        return f"{self.found:,} of {self.total:,} ({self.share:.1%})"
+        return f"{self.n_found:,} of {self.total:,} ({self.share:.1%})"
 
 
 class WordVectors:
@@ -154,16 +153,16 @@ class WordVectors:
         """Rows for a tokenizer's ids: (V, D) with zeros where there is no vector, and which ids have one, (V,).
 
         A token is looked up as it is spelt without the blank at its edges, else in small letters. Pieces that
-        continue a word in a WordPiece vocabulary are no words and get none; in other kinds they cannot be told apart.
+        continue a word in a WordPiece vocabulary are no words and get none; other kinds do not mark such pieces.
         """
         matrix = torch.zeros(tokenizer.vocab_size, self.width)
-        found = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
+        has_vector = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
         for number, spelling in enumerate(_spellings(tokenizer)):
             row = self.index.get(spelling, self.index.get(spelling.lower()))
             if spelling and row is not None:
                 matrix[number] = torch.from_numpy(self.matrix[row])
-                found[number] = True
-        return matrix, found
+                has_vector[number] = True
+        return matrix, has_vector
 
     def save(self, path: Path, kind: Literal["safetensors", "text"] = "safetensors") -> None:
         """Write the vectors: as safetensors, or as the text that word2vec writes and `gensim` reads.
@@ -177,7 +176,7 @@ class WordVectors:
         if wrong := [word for word in self.words if not word or re.search(r"\s", word)]:
             raise UsageError(
                 "invalid_value",
-                f"the word {wrong[0]!r} cannot stand in a text file of vectors; write safetensors",
+                f"the word {wrong[0]!r} cannot be written to a text file of vectors; write safetensors",
             )
         rows = (
             " ".join([word, *(f"{x:.9g}" for x in row)])
@@ -230,13 +229,13 @@ def initial_embeddings(model: Any, vectors: WordVectors, tokenizer: Tokenizer) -
             "size_mismatch",
             f"the tokenizer has {tokenizer.vocab_size} ids, the model {size}; take the model's own tokenizer",
         )
-    matrix, found = vectors.embeddings_for(tokenizer)
-    if found.any():
+    matrix, has_vector = vectors.embeddings_for(tokenizer)
+    if has_vector.any():
         rows = embedding.weight[:size]  # beyond them may be a mask's row, or a hidden word's
-        own, new = rows[found], matrix[found].to(rows)
+        own, new = rows[has_vector], matrix[has_vector].to(rows)
         scale = own.square().mean().sqrt() / new.square().mean().sqrt().clamp(min=1e-12)
-        rows[found] = new * scale
-    return Coverage(int(found.sum()), size - len(tokenizer.special))
+        rows[has_vector] = new * scale
+    return Coverage(int(has_vector.sum()), size - len(tokenizer.special))
 
 
 # ── learning ───────────────────────────────────────────────────────────────────────────────────
@@ -254,7 +253,7 @@ class _Pieces:
                 yield text[start : start + PIECE]
 
 
-def learn(texts: Iterable[Sequence[str]], settings: VectorSettings | None = None) -> WordVectors:
+def train_vectors(texts: Iterable[Sequence[str]], settings: VectorSettings | None = None) -> WordVectors:
     """Word vectors from texts, each a sequence of words; a window does not leave its text.
 
     One thread does the work, so that the same texts and settings give the same bytes. Raises UsageError for texts
@@ -287,14 +286,14 @@ def learn(texts: Iterable[Sequence[str]], settings: VectorSettings | None = None
 
 
 def read(path: Path | str) -> WordVectors:
-    """Vectors from a file: ours (safetensors), word2vec's text or binary form, or GloVe's text; told by what is in it.
+    """Vectors from a file: ours (safetensors), word2vec's text or binary form, or GloVe's text, by content.
 
-    Where a word comes twice the first vector counts, and a line says how many were left out. Raises DataError
+    Of duplicate words the first vector is used, and a notice counts the others. Raises DataError
     naming the place where the file is cut short or damaged.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError("not_found", f"{path} is not there, or is a folder; give a file of word vectors")
+        raise DataError("not_found", f"{path} does not exist or is a folder; give a file of word vectors")
     with path.open("rb") as file:
         start = file.read(9)
         file.seek(0)
@@ -313,7 +312,7 @@ def read(path: Path | str) -> WordVectors:
 
 
 def _is_text_row(line: bytes, width: int) -> bool:
-    """Whether a line is a word and as many numbers as the header says, or broken text rather than binary."""
+    """Whether a line is a word and as many numbers as the header states, or broken text rather than binary."""
     parts = line.split()
     try:
         return bool([float(x) for x in parts[-width:]]) and len(parts) > 1
@@ -345,7 +344,7 @@ def _text_rows(path: Path, file: BinaryIO, width: int | None, first: int) -> Ite
                 f"{path}, line {number}: {len(parts) - 1} numbers instead of {width or 'some'}; the file is damaged",
             )
         try:
-            with np.errstate(over="ignore"):  # told below as not finite, with the word
+            with np.errstate(over="ignore"):  # reported below as not finite, with the word
                 vector = np.array(parts[-width:], dtype=np.float32)
         except ValueError as error:
             raise DataError(
@@ -379,7 +378,7 @@ def _binary_rows(path: Path, file: BinaryIO, n_words: int, width: int) -> Iterat
 
 
 def _distinct(rows: Iterator[tuple[str, Floats]], path: Path, promised: int | None) -> WordVectors:
-    """The first vector of every word; DataError where there are fewer or more than the first line says."""
+    """The first vector of every word; DataError where their number is not that of the first line."""
     held: dict[str, Floats] = {}
     n = 0
     for word, vector in rows:
@@ -403,8 +402,10 @@ def _distinct(rows: Iterator[tuple[str, Floats]], path: Path, promised: int | No
 def cosines(vectors: WordVectors, pairs: Sequence[tuple[str, str]]) -> tuple[NDArray[np.float64], Coverage]:
     """The cosine of each pair, 0 where a word has no vector; and for how many pairs both have one."""
     known = [one in vectors and other in vectors for one, other in pairs]
-    found = [vectors.similarity(*pair) if both else 0.0 for pair, both in zip(pairs, known, strict=True)]
-    return np.array(found), Coverage(sum(known), len(pairs))
+    similarities = [
+        vectors.similarity(*pair) if both else 0.0 for pair, both in zip(pairs, known, strict=True)
+    ]
+    return np.array(similarities), Coverage(sum(known), len(pairs))
 
 
 def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -413,17 +414,19 @@ def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
     for values in (one, other):
         _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(sizes) - (sizes - 1) / 2)[group])
-    if any(np.ptp(each) == 0 for each in ranks):
+    if any(np.ptp(ranking) == 0 for ranking in ranks):
         return 0.0
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def analogies_right(
+def analogy_accuracy(
     vectors: WordVectors, questions: Sequence[tuple[str, str, str, str]]
 ) -> tuple[int, Coverage]:
     """How many questions (a is to b as c is to d) `analogy` answers with d; and how many have all four words."""
-    known = [each for each in questions if all(word in vectors for word in each)]
-    rows = np.array([[vectors.index[word] for word in each] for each in known], dtype=np.int64).reshape(-1, 4)
+    known = [question for question in questions if all(word in vectors for word in question)]
+    rows = np.array(
+        [[vectors.index[word] for word in question] for question in known], dtype=np.int64
+    ).reshape(-1, 4)
     right = 0
     for part in np.array_split(rows, -(-len(rows) // 256) or 1):  # (Q, 4)
         a, b, c = (vectors.unit[part[:, n]] for n in range(3))

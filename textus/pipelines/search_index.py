@@ -38,6 +38,7 @@ from textus.core.io import (
     write_json,
 )
 from textus.core.names import import_optional, unknown_name_error
+from textus.core.scripts import CJK
 from textus.data.inputs import to_items
 from textus.data.labeled import clean_text
 from textus.data.passages import Passage, text_field
@@ -79,8 +80,7 @@ DEEPEST = 10
 FUSION = 60
 """What is added to a place before one is divided by it (Cormack, Clarke and Büttcher 2009)."""
 
-WRITTEN_TOGETHER = re.compile(r"[㐀-鿿豈-﫿\U00020000-\U0003ffff぀-ヿ]+")
-"""Runs of Chinese characters (and Japanese), which no blanks part."""
+CJK_RUN = re.compile(f"[{CJK}]+")
 WORD = re.compile(r"\w+")
 
 
@@ -89,7 +89,7 @@ def bm25_tokens(text: str) -> list[str]:
     found = []
     for word in WORD.findall(text.lower()):
         at = 0
-        for run in WRITTEN_TOGETHER.finditer(word):
+        for run in CJK_RUN.finditer(word):
             found += [word[at : run.start()]] if run.start() > at else []
             found += [*run[0], *(run[0][n : n + 2] for n in range(len(run[0]) - 1))]
             at = run.end()

@@ -385,7 +385,7 @@ def open_run(path: Path) -> RunFolder:
     """Open a run; RunError where the folder is not one, or of a format this Textus cannot read."""
     path = Path(path)
     remove_stale_files(path)
-    if not (path / "run.json").exists() and (what := packaging.kind(path)):
+    if not (path / "run.json").exists() and (what := packaging.package_kind(path)):
         raise RunError(
             "not_a_run", f"{path} is {what}, not a run; make one of it: textus import {path} --out RUN"
         )
@@ -491,7 +491,7 @@ def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.
             f"{path}: the weights do not fit the model ({str(error).splitlines()[-1].strip()})",
         ) from error
     if merged:
-        lora.merge(model)
+        lora.merge_lora(model)
     model.eval()
     return model, read_tokenizer(run), run.record
 
@@ -531,7 +531,7 @@ def built(run: RunFolder) -> LanguageModel:
         for name, spec in record.get("heads", {}).items():
             model.heads[name] = build_head(spec, model.config.d_model)
         if record.get("method") == "lora":
-            lora.adapt(model, from_dict(lora.LoRASettings, record["method_settings"], "method."))
+            lora.add_lora(model, from_dict(lora.LoRASettings, record["method_settings"], "method."))
     except RunError:
         raise
     except UNUSABLE as error:

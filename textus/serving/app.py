@@ -68,7 +68,7 @@ def create_app(
             f"two models have the same name ({', '.join(names)}); rename one of the run folders",
         )
     for model in served:
-        if not model.model.can_generate:
+        if not model.model.capabilities.can_generate:
             raise UsageError(
                 "unsupported_model",
                 f"{model.name} cannot be served: {type(model.model).__name__} cannot generate text; serve a run of"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from textus.core.errors import TextusError, UsageError
 from textus.generation.engine import AsyncEngine, Engine, EventCallback, RequestHandle, TokenEvent
-from textus.generation.sampling import Sampling, beginning
+from textus.generation.sampling import SamplingParams, bos_ids
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, CompletionRequest
@@ -55,9 +55,9 @@ class ServedModel:
 
     def engine_input(self, ids: list[int]) -> tuple[list[int], list[int] | None]:
         """(ids to continue, source ids): a sequence-to-sequence model takes the prompt as its source."""
-        if not self.model.needs_source:
+        if not self.model.capabilities.needs_source:
             return ids, None
-        return beginning(self.model, self.tokenizer.end_id), ids
+        return bos_ids(self.model, self.tokenizer.end_id), ids
 
     def max_new_tokens(self, ids: list[int]) -> int:
         """Most new tokens for a prompt: what its context leaves, at least one."""
@@ -189,7 +189,7 @@ class RequestStream:
         self._loop = asyncio.get_running_loop()
         self._deltas: asyncio.Queue[TextDelta | BaseException | None] = asyncio.Queue()
 
-    def start(self, choices: Sequence[tuple[list[int], list[int] | None, Sampling]]) -> None:
+    def start(self, choices: Sequence[tuple[list[int], list[int] | None, SamplingParams]]) -> None:
         """Submit every choice (prompt ids, source ids, sampling) to the engine."""
         for index, (ids, source, sampling) in enumerate(choices):
             text = TextStream(self.scheduler.served.tokenizer, sampling.stop)

@@ -17,7 +17,7 @@ from typing import Any
 
 from textus.core.errors import UsageError
 from textus.core.rng import derive_seed
-from textus.generation.sampling import BOUNDS, MAX_STOP_LENGTH, Sampling
+from textus.generation.sampling import BOUNDS, MAX_STOP_LENGTH, SamplingParams
 
 MAX_CHOICES = 8
 MAX_ROWS = 32  # prompts × n of one request
@@ -103,7 +103,7 @@ class CompletionRequest:
     prompts: list[str] | list[list[int]]  # empty for a chat
     messages: list[dict[str, Any]]  # empty for a completion
     n: int
-    sampling: Sampling
+    sampling: SamplingParams
     stream: bool
     usage: bool  # a last chunk with the token counts
     continuous_usage: bool  # token counts in every chunk
@@ -113,7 +113,7 @@ class CompletionRequest:
         """The parameter that holds the text."""
         return "messages" if self.messages else "prompt"
 
-    def samplings(self, max_tokens: int) -> list[Sampling]:
+    def samplings(self, max_tokens: int) -> list[SamplingParams]:
         """One for each choice, of at most `max_tokens`: the first has the given seed, the others derived ones."""
         seed, n_tokens = self.sampling.seed, min(self.sampling.max_tokens, max_tokens)
         seeds = [seed if i == 0 else derive_seed(seed, "choice", i) for i in range(self.n)]
@@ -383,9 +383,9 @@ def read_max_tokens(fields: RequestFields, name: str) -> int | None:
     return min(value, UNLIMITED)
 
 
-def read_sampling(fields: RequestFields, max_tokens: int) -> Sampling:
+def read_sampling(fields: RequestFields, max_tokens: int) -> SamplingParams:
     """OpenAI's defaults (temperature 1); without a seed each request draws one."""
-    sampling = Sampling(
+    sampling = SamplingParams(
         temperature=float(fields.sampling("temperature", 1.0)),
         top_p=float(fields.sampling("top_p", 1.0)),
         top_k=fields.sampling("top_k", 0),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss, step_seed
+from textus.models.contract import LanguageModel, Loss, RawTextModel, step_seed
 from textus.models.nn.heads import build_head
 from textus.tasks.base import EncodedExample, Example, Task, joined_text
 from textus.tasks.encoding import collate, encode_examples, input_template, length_batches
@@ -51,7 +51,7 @@ def check_finite(hidden: Tensor, outputs: Sequence[Any]) -> None:
 
 def add_head(model: LanguageModel, task: Task) -> None:
     """Give a model the task's head; UsageError for a family that has no states a head could stand on."""
-    if model.counts or not hasattr(model, "hidden"):
+    if not hasattr(model, "hidden"):
         raise UsageError(
             "unsupported_model",
             f"a {type(model).__name__} has no states for a head to stand on; {task.name} can be learnt by any family"
@@ -64,7 +64,11 @@ def hidden_states(model: LanguageModel, batch: Batch) -> Tensor:
     """The model's last states (B, T, D), or (B, N, T, D) of N texts read apart; what dropout takes away in training
     follows from the batch's place.
     """
-    seed = {"seed": step_seed(batch, "dropout")} if model.training and model.counted_dropout else {}
+    seed = (
+        {"seed": step_seed(batch, "dropout")}
+        if model.training and model.capabilities.counter_based_dropout
+        else {}
+    )
     parts = [
         None if each is None else each.flatten(0, -2) for each in (batch.ids, batch.mask, batch.segments)
     ]
@@ -88,8 +92,8 @@ def predict_texts(
     model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]
 ) -> list[Any]:
     """The task's answers to examples."""
-    if model.reads_texts:
-        return list(model.answers([joined_text(each) for each in examples], task.labels))  # type: ignore[operator]
+    if isinstance(model, RawTextModel):
+        return list(model.predict_probabilities([joined_text(each) for each in examples], task.labels))
     rows = encode_examples(
         task, examples, tokenizer, input_template(model.config, tokenizer, task.settings.longest)
     )

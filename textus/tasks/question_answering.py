@@ -27,7 +27,7 @@ from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics import spans as measuring
-from textus.models.nn.heads import context_of, present, span_scores
+from textus.models.nn.heads import context_mask, padding_mask, span_scores
 from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
 from textus.tokenizers import Tokenizer
 
@@ -243,9 +243,9 @@ class QuestionAnswering(Task):
         span is, its own, and those of all spans together.
         """
         longest = self.settings.longest_answer
-        scores = span_scores(head(hidden, context_of(batch)), longest)  # (B, T, T)
+        scores = span_scores(head(hidden, context_mask(batch)), longest)  # (B, T, T)
         each = torch.arange(len(scores), device=scores.device)
-        closing = present(hidden, batch.mask).sum(1) - 1  # (B,)
+        closing = padding_mask(hidden, batch.mask).sum(1) - 1  # (B,)
         none = scores[each, closing, closing].clone()
         scores[each, closing] = float("-inf")
         scores[each, :, closing] = float("-inf")

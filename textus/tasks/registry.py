@@ -10,7 +10,7 @@ from textus.core.config import from_dict
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.core.names import nearest_name, unknown_name_error
-from textus.models.contract import LanguageModel
+from textus.models.contract import LanguageModel, RawTextModel
 from textus.runs.store import load
 from textus.tasks.base import Task
 from textus.tokenizers import Tokenizer
@@ -38,8 +38,8 @@ def task_class(name: str) -> type[Task]:
 def load_for_task(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
     model, tokenizer, record = load(run)
-    if record.get("task") in TASKS and not model.reads_texts:
-        model.answer_with(record["compute"]["precision"])
+    if record.get("task") in TASKS and not isinstance(model, RawTextModel):
+        model.set_inference_compute(record["compute"]["precision"])
     return model.eval(), tokenizer, record
 
 

@@ -253,7 +253,7 @@ class Tagging(Task):
         settings = self.settings
         return {
             "kind": "token", "n_labels": len(self.labels), "crf": settings.crf, "dropout": settings.dropout,
-            "only_after": self.allowed_previous() if settings.crf and self.entities else None,
+            "allowed_previous": self.allowed_previous() if settings.crf and self.entities else None,
         }  # fmt: skip
 
     def allowed_previous(self) -> list[list[int]]:

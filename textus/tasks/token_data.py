@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from textus.core.errors import DataError
+from textus.core.scripts import HAN
 from textus.data.labeled import Record
 from textus.metrics.entities import Span, bio_tags, is_entity_tag
 from textus.tasks.base import Example
-from textus.tokenizers.training import HAN
 
 _LETTER = rf"(?:(?![{HAN}])\w)"
 UNITS = {

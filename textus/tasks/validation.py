@@ -25,6 +25,7 @@ from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
 from textus.data.labeled import Record, read_records
 from textus.data.skipping import BadRow, parse_rows, sort_by_place, unreadable_rows
+from textus.models.contract import CountBased
 from textus.models.registry import family as family_of
 from textus.tasks.base import Example, Task, has_blanks
 from textus.tasks.encoding import input_template
@@ -392,9 +393,11 @@ def model_context(run: Path | None, family: str | None) -> tuple[Tokenizer | Non
         model, tokenizer, _ = load_for_task(run)
         return tokenizer, input_template(model.config, tokenizer).max_length
     cls, _ = family_of(family or "encoder")
-    if cls.reads_texts or cls.counts:
+    if issubclass(cls, CountBased):
         return None, None
-    return None, cls.sized(n_layer=2, d_model=256, context_length=USUAL_CONTEXT).get("context_length")
+    return None, cls.config_for_size(n_layer=2, d_model=256, context_length=USUAL_CONTEXT).get(
+        "context_length"
+    )
 
 
 def long_texts(

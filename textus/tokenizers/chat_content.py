@@ -73,8 +73,7 @@ def join_parts(content: str | Sequence[Mapping[str, Any]]) -> str:
 def content_reader(template: str, words: Words, role: str) -> ContentReader:
     """How a template reads messages of a role; where that cannot be tried, as those of the user.
 
-    Raises:
-        UsageError: the template exceeds a limit.
+    Raises UsageError: the template exceeds a limit.
     """
     tried = []
     for before, after in _contexts(template, words, role):

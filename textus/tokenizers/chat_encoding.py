@@ -39,8 +39,7 @@ class ChatEncoder:
     def encode(self, text: TrackedText) -> list[int]:
         """The ids of a rendered conversation.
 
-        Raises:
-            UsageError: text that is not valid Unicode, or a special token whose writer is not known.
+        Raises UsageError: text that is not valid Unicode, or a special token whose writer is not known.
         """
         encoding = _encode(self._backend, text)
         spans = self._special_spans(text, encoding)

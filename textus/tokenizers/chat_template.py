@@ -41,9 +41,8 @@ def render_template(
 
     `words` are further names the template may use, such as bos_token.
 
-    Raises:
-        UsageError: messages of the wrong form, or a template that fails or exceeds a limit; TemplateRefusal where it
-        refuses these messages.
+    Raises UsageError: messages of the wrong form, or a template that fails or exceeds a limit; TemplateRefusal where it
+    Raises refuses these messages.
     """
     if not messages:
         raise UsageError("invalid_message", "the conversation has no messages; give one at least")

@@ -1,7 +1,7 @@
 """Habits of tokenizers made elsewhere: SentencePiece's blanks and bytes, BERT's pieces, who begins a text.
 
-SentencePiece (Kudo and Richardson 2018) writes a blank as ▁, usually sets one before a text, and may spell
-unknown characters as bytes <0x00> to <0xFF>.
+SentencePiece (Kudo and Richardson 2018) writes a blank as ▁, usually sets one before a text, and may spell unknown
+characters as bytes <0x00> to <0xFF>.
 """
 
 from __future__ import annotations
@@ -149,8 +149,7 @@ def post_processor_eos(backend: tokenizers.Tokenizer) -> str | None:
 def chat_template(config: dict[str, Any]) -> str | None:
     """The template in tokenizer_config.json: one, or of several that have names the default; None where there is none.
 
-    Raises:
-        UsageError: none of them can be taken.
+    Raises UsageError: none of them can be taken.
     """
     value = config.get("chat_template")
     if value is None or isinstance(value, str):
@@ -197,9 +196,9 @@ def strips_prefix_space(record: dict[str, Any], kind: str) -> bool:
 def protect_special_tokens(record: dict[str, Any]) -> dict[str, Any]:
     """The tokenizer.json with a normaliser before all others that breaks the spelling of special tokens in texts.
 
-    Unigram vocabularies hold their special tokens as pieces, so the text "</s>" would be the end itself. A blank
-    after its first character keeps it from that; `transformers` cuts special tokens out before it normalises, so
-    it is not changed by this.
+    Unigram vocabularies hold their special tokens as pieces, so the text "</s>" would be the end itself. A blank after
+    its first character keeps it from that; `transformers` cuts special tokens out before it normalises, so it is not
+    changed by this.
     """
     if record["model"].get("type") != "Unigram":
         return record

@@ -1,9 +1,9 @@
 """Strings that know of every character who wrote it, and the budget that everything made of them is paid from.
 
 A chat template mixes its own words with text of others. A `TrackedText` carries one mark for each character, and every
-string method here moves the marks along with the characters, so that afterwards a special token that the template
-wrote can be told from one that a message spells. What loses the marks is a plain `str` and counts as unknown, never as
-the template's own: an operation nobody thought of cannot make message text into a special token.
+string method here moves the marks along with the characters, so that afterwards a special token that the template wrote
+can be told from one that a message spells. What loses the marks is a plain `str` and counts as unknown, never as the
+template's own: an operation nobody thought of cannot make message text into a special token.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from textus.core.errors import DataError
+from textus.core.scripts import HAN
 from textus.tokenizers.tokenizer import Tokenizer
-from textus.tokenizers.training import HAN
 
 SCRIPTS = {
     "latin": re.compile(r"[A-Za-z\u00c0-\u024f]+"),
@@ -22,11 +22,10 @@ SCRIPTS = {
 def report(tokenizer: Tokenizer, corpus_texts: Iterable[str], *, limit: int = 4_000_000) -> dict[str, Any]:
     """Figures of a tokenizer on the first `limit` characters of some texts.
 
-    `coverage` is the share of bytes not lost to <unk>; `fertility` is tokens a word by script (Chinese:
-    tokens a character; None where the text has none); `unused` counts ids that never came.
+    `coverage` is the share of bytes not lost to <unk>; `fertility` is tokens a word by script (Chinese: tokens a
+    character; None where the text has none); `unused` counts ids that never came.
 
-    Raises:
-        DataError: the texts are empty.
+    Raises DataError: the texts are empty.
     """
     texts = _first_chars(corpus_texts, limit)
     counts: Counter[int] = Counter()
@@ -70,9 +69,7 @@ def _first_chars(texts: Iterable[str], limit: int) -> list[str]:
 
 
 def _fertility(tokenizer: Tokenizer, texts: Sequence[str], script: str) -> float | None:
-    """Tokens a word, or for Chinese tokens a character of a run; words as they stand, with a blank before
-    them.
-    """
+    """Tokens a word, or for Chinese tokens a character of a run; words as they stand, with a blank before them."""
     if script == "han":
         runs = Counter(run for text in texts for run in re.findall(f"[{HAN}]+", text))
         words = {run: count * len(run) for run, count in runs.items()}

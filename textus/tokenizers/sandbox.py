@@ -76,9 +76,8 @@ def compile_template(template: str) -> Any:
 def run_template(template: str, names: dict[str, Any], characters: int) -> TrackedText:
     """What a template prints with these names, within the budget of a conversation of so many characters.
 
-    Raises:
-        UsageError: whatever goes wrong, in one line; BrokenTemplate where other messages would not help;
-        TemplateRefusal where the template refuses the messages.
+    Raises UsageError: whatever goes wrong, in one line; BrokenTemplate where other messages would not help; Raises
+    TemplateRefusal where the template refuses the messages.
     """
     try:
         with RenderBudget(characters):

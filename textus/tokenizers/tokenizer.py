@@ -1,8 +1,7 @@
 """The tokenizer: text to ids and back, exactly, with special tokens that no text can spell.
 
-Special tokens have the first ids, in this order: <|endoftext|> 0, <|pad|> 1, <|im_start|> 2, <|im_end|> 3,
-and where the kind has it <unk> 4. Ids become bytes by a table, so decoding whole and decoding one by one
-give the same text.
+Special tokens have the first ids, in this order: <|endoftext|> 0, <|pad|> 1, <|im_start|> 2, <|im_end|> 3, and where
+the kind has it <unk> 4. Ids become bytes by a table, so decoding whole and decoding one by one give the same text.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import tokenizers
 from textus.core.config import VERSION, check_version
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import describe_other_kind, fingerprint, read_json, write_atomic, write_json
+from textus.core.scripts import HAN
 from textus.tokenizers import compat
 from textus.tokenizers.chat_encoding import ChatEncoder
 from textus.tokenizers.chat_template import check_template, render_template
@@ -32,15 +32,14 @@ END_IDS = "textus_end_ids"
 """In tokenizer_config.json: the ids that end a text beside its end-of-text token."""
 CHARACTER_PATTERN = r"[\s\S]"
 CONTINUATION = "▁"
-"""Before a WordPiece that does not begin a word. Not the usual ##: that is also a word that Markdown and C
-write."""
+"""Before a WordPiece that does not begin a word. Not the usual ##: that is also a word that Markdown and C write."""
 UNKNOWN_TEXT = "⁇"
 """What <unk> decodes to, as in SentencePiece: seen, not swallowed."""
 
 PIECE = 1 << 14
 """Characters encoded at a time: pieces run in parallel and their memory is given back."""
 _BLANK_AFTER_TEXT = re.compile(r"(?<=\S)[ \n]")
-_HAN = re.compile(r"[\u3005\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+_HAN = re.compile(f"[{HAN}]")
 _INSIDE = {bytes([byte]) for byte in range(0x80, 0xE0)}
 """Bytes inside a character, or the first of a letter of two bytes."""
 
@@ -204,8 +203,8 @@ class Tokenizer:
 
     @cached_property
     def word_starts(self) -> np.ndarray:
-        """Whether each id begins a word: (V,) bool. WordPiece says so; of the other kinds, pieces that begin with
-        a letter go on, but for kind word. Every Chinese character is a word.
+        """Whether each id begins a word: (V,) bool. WordPiece says so; of the other kinds, pieces that begin with a
+        letter go on, but for kind word. Every Chinese character is a word.
         """
         starts = np.ones(self.vocab_size, dtype=bool)
         marked = self.continuation_prefix
@@ -223,8 +222,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without any special token but <unk>.
 
-        Raises:
-            DataError: the string holds half a surrogate pair, which is no text.
+        Raises DataError: the string holds half a surrogate pair, which is no text.
         """
         return self.encode_batch([text])[0]
 
@@ -271,8 +269,8 @@ class Tokenizer:
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """The ids of several texts as `encode_batch` gives them, and for each id the characters of its text that it
-        stands for: [start, end), a blank before a word among them. Bytes of one character share it; an id may stand
-        for no character.
+        stands for: [start, end), a blank before a word among them. Bytes of one character share it; an id may stand for
+        no character.
         """
         if self.kind == "char":
             return [(self._char_ids(text), [(n, n + 1) for n in range(len(text))]) for text in texts]
@@ -294,8 +292,7 @@ class Tokenizer:
 
         Evaluation charges 8 bits for each.
 
-        Raises:
-            UsageError: these are not the ids of this text.
+        Raises UsageError: these are not the ids of this text.
         """
         lost: list[int] = []
         for piece in [text] if self._needs_whole_lines else split_for_encoding(text):
@@ -315,9 +312,7 @@ class Tokenizer:
     # ── decoding ──
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD. Special tokens are left out unless asked
-        for.
-        """
+        """The text of ids; bytes that are no UTF-8 become U+FFFD. Special tokens are left out unless asked for."""
         if self.kind == "bert":
             control = set(self.special.values()) - {self.unk_id} if skip_special else set()
             kept = [number for number in ids if number not in control]
@@ -347,9 +342,8 @@ class Tokenizer:
     ) -> list[int]:
         """The ids of a conversation in the chat template; message text cannot make special tokens.
 
-        Raises:
-            UsageError: no chat template, messages of the wrong form, or a template that fails or drops the text of
-            the user; TemplateRefusal where the template refuses these messages.
+        Raises UsageError: no chat template, messages of the wrong form, or a template that fails or drops the text of
+        Raises the user; TemplateRefusal where the template refuses these messages.
         """
         if self.chat_template is not None:
             check_template(self.chat_template, self.roles)
@@ -374,11 +368,10 @@ class Tokenizer:
     # ── files ──
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, for `load` and for
-        `transformers`.
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, for `load` and for `transformers`.
 
-        To get these ids for text that spells special tokens, load it there with `split_special_tokens=True`;
-        that is not the saved default because `apply_chat_template` there needs it off.
+        To get these ids for text that spells special tokens, load it there with `split_special_tokens=True`; that is
+        not the saved default because `apply_chat_template` there needs it off.
         """
         folder = Path(folder)
         if self.chat_template is not None:
@@ -451,9 +444,8 @@ def load(path: Path | str, usual: str | None = None) -> Tokenizer:
     """Open a tokenizer folder or tokenizer.json, ours or Hugging Face's. `usual`: its class in `transformers` where
     tokenizer_config.json names none.
 
-    Raises:
-        RunError: missing, damaged, of a kind that is not supported, or with special tokens that text can
-        make.
+    Raises RunError: missing, damaged, of a kind that is not supported, or with special tokens that text can Raises
+    make.
     """
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     if not file.exists() and (older := [name for name in OLDER_FILES if file.with_name(name).is_file()]):

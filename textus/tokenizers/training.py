@@ -1,11 +1,10 @@
 """Training a tokenizer: char, word, byte-level BPE, WordPiece and unigram.
 
-All but char first split text by one pattern in the manner of GPT-2 (words with the blank before them,
-numbers, runs of signs, runs of blanks). Its runs have an upper length, so that a megabyte without a blank
-takes a megabyte's time.
+All but char first split text by one pattern in the manner of GPT-2 (words with the blank before them, numbers, runs of
+signs, runs of blanks). Its runs have an upper length, so that a megabyte without a blank takes a megabyte's time.
 
-BPE (Sennrich et al. 2016), WordPiece (Schuster & Nakajima 2012) and unigram (Kudo 2018) work on bytes in a
-printable alphabet: every text has ids and comes back exactly, and no unknown token is needed.
+BPE (Sennrich et al. 2016), WordPiece (Schuster & Nakajima 2012) and unigram (Kudo 2018) work on bytes in a printable
+alphabet: every text has ids and comes back exactly, and no unknown token is needed.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from tokenizers import Tokenizer as Backend
 from textus.core.console import log_notice, progress
 from textus.core.errors import DataError, MissingDependencyError, UsageError
 from textus.core.names import import_optional, unknown_name_error
+from textus.core.scripts import HAN
 from textus.tokenizers.chat_template import CHAT_TEMPLATE
 from textus.tokenizers.tokenizer import (
     CHARACTER_PATTERN,
@@ -42,8 +42,6 @@ BYTE_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]{1,64}| ?\p{N}{1,3}| ?[^\s\p
 BYTE_PATTERN += r"|\s{1,64}(?!\S)|\s{1,64}"
 PIECE_BYTES = 24
 """The longest piece of a unigram vocabulary: a long English word, eight Chinese characters."""
-HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
-"""The characters of Chinese words, as the inside of a character class."""
 _LETTER = rf"[\p{{L}}\p{{M}}_&&[^{HAN}]]"
 WORD_PATTERN = (
     rf" ?{_LETTER}{{1,64}}(?:['’]{_LETTER}{{1,64}}){{0,3}}| ?\p{{N}}|\r?\n| ?[^\s\p{{L}}\p{{M}}\p{{N}}]|\s"
@@ -53,12 +51,9 @@ WORD_PATTERN = (
 def train(
     kind: str, texts: Iterable[str], vocab_size: int = 4096, *, chat_template: str | None = CHAT_TEMPLATE
 ) -> Tokenizer:
-    """Learn a tokenizer of at most `vocab_size` ids, special tokens included; the same texts give the same
-    one.
+    """Learn a tokenizer of at most `vocab_size` ids, special tokens included; the same texts give the same one.
 
-    Raises:
-        UsageError: an unknown kind, or a vocabulary too small for it.
-        DataError: the texts hold no character.
+    Raises UsageError: an unknown kind, or a vocabulary too small for it. Raises DataError: the texts hold no character.
     """
     if kind not in KINDS:
         raise unknown_name_error("tokenizer kind", kind, KINDS)
@@ -154,8 +149,8 @@ def bpe(texts: Iterator[str], vocab_size: int) -> Backend:
 def wordpiece(texts: Iterator[str], vocab_size: int) -> Backend:
     """WordPiece: the longest known beginning, then the longest known continuation, and so on.
 
-    Its pieces are BPE's, those most used as beginning or as continuation: the library's own trainer merges
-    the same way but breaks ties by chance. Each byte is there in both roles, so that nothing is unknown.
+    Its pieces are BPE's, those most used as beginning or as continuation: the library's own trainer merges the same way
+    but breaks ties by chance. Each byte is there in both roles, so that nothing is unknown.
     """
     words: Counter[str] = Counter()
     merged = bpe(_count_words(texts, words), vocab_size)
@@ -180,8 +175,8 @@ def wordpiece(texts: Iterator[str], vocab_size: int) -> Backend:
 def unigram(texts: Iterator[str], vocab_size: int) -> Backend:
     """Unigram: a vocabulary with probabilities, and of all ways to cut a word the most probable.
 
-    The library proposes twice as many pieces. It sees each different word once, so frequent words are added
-    here; then the least used go, a quarter at a time, by exact counts over best cuts, the same on every run.
+    The library proposes twice as many pieces. It sees each different word once, so frequent words are added here; then
+    the least used go, a quarter at a time, by exact counts over best cuts, the same on every run.
     """
     words: Counter[str] = Counter()
     backend = _byte_level(Backend(models.Unigram()))
@@ -220,9 +215,7 @@ def _segment_words(model: Any, words: Counter[str]) -> Iterator[tuple[list[str],
 
 
 def _prune(candidates: list[str], words: Counter[str], room: int) -> models.Unigram:
-    """Viterbi training: cut all words, count, drop the least used, until `room` are left; twice more to
-    settle.
-    """
+    """Viterbi training: cut all words, count, drop the least used, until `room` are left; twice more to settle."""
     usage = {piece: 1 + words[piece] for piece in candidates}
     settling = 2
     while len(usage) > room or settling:
@@ -259,10 +252,10 @@ def char(texts: Iterator[str], vocab_size: int) -> Backend:
 def word(texts: Iterator[str], vocab_size: int) -> Backend:
     """Words with the blank before them, single digits, signs and blanks; the rest is <unk>.
 
-    Chinese is cut into words by jieba when counting. jieba cannot live in a tokenizer.json, so the
-    multi-character words that made it into the vocabulary go into the pattern and the longest wins: the file
-    stands alone, and `transformers` cuts the same way. Single Chinese characters are counted too, so that
-    words that are not known are spelled.
+    Chinese is cut into words by jieba when counting. jieba cannot live in a tokenizer.json, so the multi-character
+    words that made it into the vocabulary go into the pattern and the longest wins: the file stands alone, and
+    `transformers` cuts the same way. Single Chinese characters are counted too, so that words that are not known are
+    spelled.
     """
     counts: Counter[str] = Counter()
     splitter = pre_tokenizers.Split(Regex(f"[{HAN}]{{1,64}}|{WORD_PATTERN}"), "isolated")

@@ -31,9 +31,9 @@ def fast_bf16() -> bool:
 
 def candidates(model: LanguageModel, *, compiled: bool) -> list[ComputeConfig]:
     """Ways this machine could compute this model, the likeliest first."""
-    why_not = getattr(model, "why_not_native", lambda: "this family has no kernels")()
-    precision = "bfloat16" if fast_bf16() and "bfloat16" in model.precisions else "float32"
-    compiled = compiled and "compiled" in model.step_kinds
+    why_not = getattr(model, "native_unsupported_reason", lambda: "this family has no kernels")()
+    precision = "bfloat16" if fast_bf16() and "bfloat16" in model.capabilities.precisions else "float32"
+    compiled = compiled and "compiled" in model.capabilities.step_kinds
     if hardware.gpu_name() is not None:
         return [
             ComputeConfig(precision, "fused", step, "cuda")
@@ -72,7 +72,9 @@ def measure(
         if times and cpu_seconds() - started > most:
             log_notice(f"one step is long: only {len(times)} of the {len(ways)} ways were measured")
             break
-        timed = {at: time_step(family, config, train, batch, choice, at=at) for at in model.turns(EVER)}
+        timed = {
+            at: time_step(family, config, train, batch, choice, at=at) for at in model.step_schedule(EVER)
+        }
         cpu = {at: used for at, (used, _) in timed.items()}
         times[choice.name] = round(sum(cpu.values()), 4)
         if sum(cpu.values()) < fastest:
@@ -82,7 +84,11 @@ def measure(
         measured["cpu_seconds_by_turn"] = {str(at): round(used, 4) for at, used in turns.items()}
     cores = hardware.usable_cores()
     # else dropout is drawn from one stream, which workers would race for
-    shareable = best.step == "native" or model.counted_dropout or not getattr(config, "dropout", 0.0)
+    shareable = (
+        best.step == "native"
+        or model.capabilities.counter_based_dropout
+        or not getattr(config, "dropout", 0.0)
+    )
     if cores > 1 and best.device == "cpu" and shareable and model.backward is None and fits(cores):
         used, together = time_step(family, config, train, batch, replace(best, workers=cores))
         measured["seconds_by_workers"] = {"1": round(alone, 4), str(cores): round(together, 4)}
@@ -117,7 +123,7 @@ def affordable(model: LanguageModel, measured: dict[str, Any], cpu_seconds: floa
         return None
 
     def cost(steps: int) -> float:
-        return sum(turns[at] * n for at, n in model.turns(steps).items())
+        return sum(turns[at] * n for at, n in model.step_schedule(steps).items())
 
     return bisect_right(range(EVER), cpu_seconds, key=cost) - 1
 
@@ -144,7 +150,7 @@ def time_step(
     """
     torch.manual_seed(derive_seed(train.seed, "measure"))
     model = build(family, config).to(choice.device)
-    model.compute_with(choice.precision, choice.attention, choice.step)
+    model.set_compute(choice.precision, choice.attention, choice.step)
     pieces = micro_batches(batch.ids.numel(), len(batch.ids), choice.workers)
     backward = type(model).backward or GradientAccumulator(model, choice.workers).of_all(pieces)
     optimisers = make_optimisers(model.parameter_groups(), train.optim)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.models.contract import LanguageModel
-from textus.models.nn.lora import below
+from textus.models.nn.lora import layer_depth
 
 OPTIMISERS = ("muon", "adamw", "adam", "adagrad", "rmsprop", "nesterov", "momentum", "sgd")
 """`sgd` is plain gradient descent."""
@@ -168,7 +168,7 @@ def layer_factors(model: LanguageModel, settings: OptimSettings) -> dict[nn.Para
     """What each parameter's rate is multiplied by, so that layers further down move less (Howard and Ruder 2018)."""
     if settings.layer_decay == 1:
         return {}
-    depth = below(model)
+    depth = layer_depth(model)
     return {parameter: settings.layer_decay ** depth[name] for name, parameter in model.named_parameters()}
 
 

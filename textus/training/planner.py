@@ -26,7 +26,7 @@ from textus.data.corpus import Corpus
 from textus.data.loader import clamp_context_length
 from textus.data.pair_loaders import make_loader
 from textus.data.token_dataset import TokenDataset, TokenizedCorpus
-from textus.models.contract import LanguageModel
+from textus.models.contract import CountBased, LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
@@ -144,12 +144,12 @@ class PretrainConfig:
                 f"--depth {self.depth}: the model of {self.parent} is as deep as it is; leave it out",
             )
         model, config = family_of(self.family)
-        if model.counts and self.parent:
+        if issubclass(model, CountBased) and self.parent:
             raise UsageError(
                 "unsupported_model",
                 f"--from {self.parent}: {self.family} counts, it cannot go on from there; count both corpora as one",
             )
-        if model.counts:
+        if issubclass(model, CountBased):
             refuse_for_counting(self, {each.name for each in fields(config)})
         elif model.backward:
             for each in self.assignments:
@@ -286,7 +286,7 @@ def new_config(
         "vocab_size": tokenizer.vocab_size,
         "end_id": tokenizer.end_id,
         "mask_id": tokenizer.special.get("<|mask|>", tokenizer.pad_id),
-        **model_class.sized(size.n_layer, size.d_model, size.context_length),
+        **model_class.config_for_size(size.n_layer, size.d_model, size.context_length),
     }
     values = {name: value for name, value in derived.items() if name in known}
     values |= model_values(wish.of("model"), config_class)
@@ -325,10 +325,12 @@ def begun_from(wish: PretrainConfig, size: ModelSize) -> tuple[Any, TrainSetting
 
 def rows_for(model: LanguageModel, size: ModelSize, store: TokenDataset) -> int:
     """Rows a step: as many windows as the size says, or as many documents as hold about as many tokens."""
-    if not (model.needs_source or model.whole_documents):
+    if not (model.capabilities.needs_source or model.capabilities.one_document_per_row):
         return size.batch_size
     tokens = size.batch_size * size.context_length
-    row = min(size.context_length, store.n_targets / store.n_documents) * (2 if model.needs_source else 1)
+    row = min(size.context_length, store.n_targets / store.n_documents) * (
+        2 if model.capabilities.needs_source else 1
+    )
     return max(4, round(tokens / row / 4) * 4)
 
 
@@ -437,6 +439,6 @@ def sizes_of(model: LanguageModel, train: TrainSettings) -> dict[str, Any]:
         "batch_size": train.batch_size,
         "context_length": train.context_length,
         "seed": train.seed,
-        "overlap": min(model.overlap, train.context_length - 1),
-        "shuffle": not model.counts,
+        "overlap": min(model.capabilities.overlap, train.context_length - 1),
+        "shuffle": not isinstance(model, CountBased),
     }

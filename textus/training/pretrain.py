@@ -20,10 +20,10 @@ from textus.data.corpus import Corpus, open_corpus
 from textus.data.pair_loaders import first_source, make_loader, no_pairs_message
 from textus.data.token_dataset import TokenizedCorpus
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, beginning
-from textus.interop.registry import lost
+from textus.generation.sampling import SamplingParams, bos_ids
+from textus.interop.registry import export_blocker
 from textus.models import word_vectors as vectors
-from textus.models.contract import LanguageModel
+from textus.models.contract import CountBased, LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.runs.store import (
@@ -85,7 +85,7 @@ def start(
     read = tokenizers.load(tokenizer)
     known = word_vectors(embeddings, family) if embeddings else None
     tokenized = TokenizedCorpus(corpus, read)
-    counts = family_of(family)[0].counts
+    counts = issubclass(family_of(family)[0], CountBased)
     plan = plan_count(wish, tokenized) if counts else plan_neural(wish, tokenized, started)
     check_end(plan.model, read)
     check_output_dir(out, force=force)
@@ -144,7 +144,7 @@ def take_weights(model: LanguageModel, other: LanguageModel, parent: Path) -> No
 
 def word_vectors(file: Path, family: str) -> vectors.WordVectors:
     """The vectors of a file; UsageError for a family that has no use for them."""
-    if family_of(family)[0].counts:
+    if issubclass(family_of(family)[0], CountBased):
         raise UsageError(
             "option_not_applicable",
             f"--embeddings {file}: the family {family!r} counts, it has no input embedding; leave the flag out, or"
@@ -160,14 +160,14 @@ def begin_with(
     where none fits.
     """
     found = vectors.initial_embeddings(model, known, tokenizer)
-    if not found.found:
+    if not found.n_found:
         raise UsageError(
             "incompatible_data",
             f"--embeddings {file}: no piece of the tokenizer has a vector; give vectors of the corpus' language, or a"
             " tokenizer with longer pieces (--tokenizer word)",
         )
     log_notice(f"{found} pieces have a vector in {file}")
-    return {"tokens_with_vector": found.found, "tokens": found.total}
+    return {"tokens_with_vector": found.n_found, "tokens": found.total}
 
 
 def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
@@ -188,10 +188,10 @@ def one_thread() -> None:
 
 def _tell(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) -> None:
     train, choices, store = plan.train, plan.choices, tokenized.dataset()
-    if model.counts:
+    if isinstance(model, CountBased):
         log_notice(f"{plan.family}: counting {store.n_targets:,} tokens")
         return
-    if model.needs_source and not tokenized.corpus.has_pairs:
+    if model.capabilities.needs_source and not tokenized.corpus.has_pairs:
         log_notice(no_pairs_message(model))
     weights = sum(p.numel() for p in model.parameters())
     tokens = train.steps * plan.tokens_per_step
@@ -208,7 +208,7 @@ def _tell(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) -> None:
         log_notice(
             f"the critic never plays: the warm-up alone has {warm_up} steps (--set model.warmup_steps=…)"
         )
-    if why := lost(plan.family, plan.model):
+    if why := export_blocker(plan.family, plan.model):
         log_notice(f"`export --to hf` of this run will not be possible: {why}")
 
 
@@ -279,9 +279,9 @@ def prepare(record: dict[str, Any], tokenized: TokenizedCorpus, *, begin: bool =
     model = build(record["family"], record["config"])
     if begin and record.get("parent"):
         begin_as(model, record)
-    if not model.counts:
+    if not isinstance(model, CountBased):
         model.to(choices.device)
-        model.compute_with(choices.precision, choices.attention, choices.step)
+        model.set_compute(choices.precision, choices.attention, choices.step)
     vocabulary = model.config.vocab_size
     if vocabulary < tokenizer.vocab_size:
         raise UsageError(
@@ -289,7 +289,7 @@ def prepare(record: dict[str, Any], tokenized: TokenizedCorpus, *, begin: bool =
             f"model.vocab_size={vocabulary}: the tokenizer has {tokenizer.vocab_size} ids; leave the setting out",
         )
     context = model.config.context_length
-    if context is not None and train.context_length > context and not model.counts:
+    if context is not None and train.context_length > context and not isinstance(model, CountBased):
         raise UsageError(
             "incompatible_settings",
             f"train.context_length={train.context_length} is longer than the model's context of {context}; set"
@@ -297,7 +297,7 @@ def prepare(record: dict[str, Any], tokenized: TokenizedCorpus, *, begin: bool =
         )
     backward = type(model).backward or GradientAccumulator(model, choices.workers).of_all(train.micro_batches)
     batches = make_loader(model, tokenized, **sizes_of(model, train))
-    evaluate = None if model.counts else _evaluation(model, tokenized, train)
+    evaluate = None if isinstance(model, CountBased) else _evaluation(model, tokenized, train)
     check_patience(model, train, evaluate)
     return TrainingSetup(model, batches, train, backward, evaluate)
 
@@ -310,7 +310,7 @@ def train_to_end(
         ready.model, ready.batches, settings=ready.settings, run=run, clock=clock, backward=ready.backward,
         evaluate=ready.evaluate, until=until,
     )  # fmt: skip
-    if wrong := ready.model.trouble(found_of(run)):
+    if wrong := ready.model.diagnose(found_of(run)):
         log_notice(wrong)
     return run.path
 
@@ -351,13 +351,13 @@ def _evaluation(model: LanguageModel, tokenized: TokenizedCorpus, train: TrainSe
     spread = max(1, store.n_targets // VALIDATION_TOKENS)
     batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
     source = first_source(batches[len(batches) // 2], tokenizer.end_id)
-    first = beginning(model, tokenizer.end_id)
-    sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
+    first = bos_ids(model, tokenizer.end_id)
+    sampling = SamplingParams(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
         found: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}
-        found |= model.findings(batches)
-        if not model.can_generate:
+        found |= model.validation_metrics(batches)
+        if not model.capabilities.can_generate:
             return found
         engine = Engine(model, end_id=tokenizer.end_id)
         events = engine.stream([first], [sampling], None if source is None else [source])

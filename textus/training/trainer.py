@@ -24,7 +24,7 @@ from textus.core.hardware import peak_memory_bytes, reset_peak_memory
 from textus.core.locks import exclusive_lock
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch, BatchSource
-from textus.models.contract import LanguageModel, Loss
+from textus.models.contract import CountBased, LanguageModel, Loss
 from textus.runs.store import Checkpoint, RunFolder
 from textus.training.gradients import Backward, GradientAccumulator, clip
 from textus.training.optim import (
@@ -122,7 +122,7 @@ def check_patience(model: LanguageModel, settings: TrainSettings, evaluate: Eval
     """UsageError where training is to end for want of something better, and nothing would tell."""
     if not settings.patience:
         return
-    if model.keeps_last or model.counts:
+    if model.capabilities.use_last_checkpoint or isinstance(model, CountBased):
         why = f"of a {type(model).__name__} the last weights are kept"
     elif evaluate is None:
         why = "there is no validation text to evaluate on"
@@ -161,7 +161,7 @@ def fit(
     is on disk.
     """
     reset_peak_memory()
-    if model.counts:
+    if isinstance(model, CountBased):
         with exclusive_lock(run.path), run.full_disk_named(), stop_signals() as stopped:
             _count(model, loader, run, lambda done: stopped() or done == until, evaluate)
             if not settings.keep_checkpoints:
@@ -187,6 +187,8 @@ def _count(
     """Count models: every batch once a pass, then an update; goes on after the last pass that was saved. Evaluated
     once, at the end.
     """
+    assert isinstance(model, CountBased)
+    n_passes = model.n_passes()
     done, started = 0, cpu_seconds()
     if checkpoint := run.last_checkpoint():
         model.load_state_dict(checkpoint.weights)
@@ -195,28 +197,28 @@ def _count(
         log_notice(f"no checkpoint in {run.path} is whole: counting from the beginning")
     run.drop_remains(done)
     run.cut_log(done, evaluated=0, seconds=0.0)
-    for number in range(done, model.passes):
-        with progress(f"pass {number + 1} of {model.passes}", loader.n_batches) as advance:
+    for number in range(done, n_passes):
+        with progress(f"pass {number + 1} of {n_passes}", loader.n_batches) as advance:
             for position in range(loader.n_batches):
                 if stopped(number):
                     kept = f"pass {number} is saved" if number else "nothing is saved yet"
                     raise TrainingInterrupted(
                         "interrupted",
-                        f"stopped in pass {number + 1} of {model.passes}; {kept}, continue with"
+                        f"stopped in pass {number + 1} of {n_passes}; {kept}, continue with"
                         f" `textus resume {run.path}`",
                     )
-                model.count(loader.batch(number * loader.n_batches + position))  # type: ignore[operator]
+                model.count(loader.batch(number * loader.n_batches + position))
                 advance()
-        loss, used = model.update(), cpu_seconds() - started  # type: ignore[operator]
+        loss, used = model.update(), cpu_seconds() - started
         run.log({"step": number + 1, "loss": float(loss.mean), "cpu_seconds": used})
-        if number + 1 < model.passes:  # else the weights to use are written next
+        if number + 1 < n_passes:  # else the weights to use are written next
             run.save(Checkpoint(number + 1, model.state_dict(), {}, {"cpu_seconds": used}))
-    run.record["steps"] = model.passes
+    run.record["steps"] = n_passes
     run.record["cpu_seconds"] = round(cpu_seconds() - started, 3)
     run.record["peak_memory_bytes"] = peak_memory_bytes()
     run.finish(model.state_dict())
     if evaluate:  # of a run that is whole whatever becomes of this
-        run.log({"step": model.passes, **evaluate(model)})
+        run.log({"step": n_passes, **evaluate(model)})
 
 
 class Trainer:
@@ -381,7 +383,7 @@ class Trainer:
         used = {"cpu_seconds": round(self.cpu_used(), 2), "seconds": round(self.seconds_used(), 2)}
         self.run.log({"step": self.step, **found, **used})
         self.evaluated = self.step
-        if self.model.keeps_last or self.settings.keep == "last":
+        if self.model.capabilities.use_last_checkpoint or self.settings.keep == "last":
             return
         figures = {name: value for name, value in found.items() if name in ("validation", "criterion")}
         if self.best is None or chosen_by(figures) < chosen_by(self.best):

@@ -28,9 +28,8 @@ def is_aligned(columns: Mapping[str, str]) -> bool:
 def read_aligned(
     given: Sequence[Path], columns: Mapping[str, str], encoding: str, advance: Callable[..., Any]
 ) -> Iterator[RawDocument]:
-    """The pairs of each file of the source's suffix and that of the target's beside it, in order.
-
-    Raises DataError where one is missing or has another number of lines.
+    """The pairs of each source file and its target file, in order. Raises DataError for a missing file or unequal
+    lengths.
     """
     suffixes = {name: suffix for suffix, name in columns.items()}
     firsts = [path for path in given if path.name.endswith(suffixes["source"])]
@@ -54,7 +53,7 @@ def replace_suffix(path: Path, old: str, new: str) -> Path:
 def read_line_pairs(
     first: Path, second: Path, encoding: str, advance: Callable[..., Any]
 ) -> Iterator[RawDocument]:
-    """The pairs of two files. An empty line is an empty text, which a corpus leaves out with its pair."""
+    """The pairs of two files. An empty line is an empty text; a corpus drops such a pair."""
     sources, steps = read_lines(first, encoding, advance)
     targets, more = read_lines(second, encoding, advance)
     counts = [0, 0]
@@ -76,7 +75,7 @@ def read_line_pairs(
 def read_lines(
     path: Path, encoding: str, advance: Callable[..., Any]
 ) -> tuple[Iterator[str], tuple[str, ...]]:
-    """The lines of a text file, and what its decoding is recorded as. Raises DataError where it cannot be read."""
+    """The lines of a text file and its decoding steps. Raises DataError where it cannot be read."""
     for source in scan([path], Path(), advance):
         if isinstance(source, Source):
             try:

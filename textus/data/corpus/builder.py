@@ -1,9 +1,9 @@
 """Documents to a folder, in two passes, so that memory does not grow with the corpus.
 
-The first pass reads, repairs and hashes every document into a staging file, with one fixed-size row each in
-an index. Between them duplicates are found in the index a bucket of hashes at a time, and the split is
-chosen. The second pass copies what stays to `train.jsonl` and `validation.jsonl`, and tells in
-`dropped.jsonl` what does not. `corpus.json` is written last, and the folder appears whole.
+The first pass reads, repairs and hashes every document into a staging file, with one fixed-size row each in an index.
+Duplicates are then found one bucket of hashes at a time, and the split is chosen. The second pass copies the kept
+documents to `train.jsonl` and `validation.jsonl` and lists the others in `dropped.jsonl`. `corpus.json` is written
+last, and the folder appears whole.
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ def build(
 ) -> Corpus:
     """Build a corpus at `out` from files and folders (walked in sorted order).
 
-    Raises UsageError where `out` exists (unless `force` and it is a corpus), DataError where nothing can be
-    read or a path is not there. What cannot be read, and a table without the columns, is left out, named in
-    `dropped.jsonl` and reported. Reads and writes each byte twice; memory does not grow with the corpus.
+    Raises UsageError if `out` exists (unless `force` and it is a corpus), DataError if nothing can be read or a path is
+    not found. Unreadable files and tables without the columns are left out, listed in `dropped.jsonl` and reported.
     """
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
     if not sources:
@@ -119,8 +118,7 @@ def build_from_documents(
 ) -> Corpus:
     """Build a corpus from documents made in Python: repaired, deduplicated and split like those from files.
 
-    Of each, `text`, `source`, `offset`, `steps` and `source_text` are used; the id is made anew from the
-    repaired text.
+    `text`, `source`, `offset`, `steps` and `source_text` of each are used; ids are computed from the repaired text.
     """
 
     def gather(stage: StagingArea) -> None:
@@ -293,9 +291,8 @@ class StagingArea:
         self.n_documents += 1
 
     def add_source_text(self, raw: RawDocument, digest: Any) -> tuple[str | None, list[str], str]:
-        """A pair's source repaired and hashed, what changed it, and its place in the line.
-
-        Raises DataError where pairs and plain texts come together.
+        """A pair's source, repaired and hashed, its steps and its JSON. Raises DataError where pairs and plain texts
+        are mixed.
         """
         if self.pairs is not None and self.pairs != (raw.source_text is not None):
             raise DataError(
@@ -334,7 +331,7 @@ class StagingArea:
 
 
 def report_dropped(stage: StagingArea) -> None:
-    """Say what was left out or replaced: a line for each reason, with the first few names."""
+    """Report what was left out or replaced: a line for each reason, with the first few names."""
     for reason, count in sorted(stage.reasons.items()):
         if reason == "duplicate":
             log_notice(f"left out, duplicate: {count:,} (which of which is in dropped.jsonl)")
@@ -392,7 +389,7 @@ def iter_kept(stage: StagingArea) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def is_validation(rows: np.ndarray, fraction: float) -> np.ndarray:
-    """Which documents validate, by the hash of their text alone: a text falls on the same side anywhere."""
+    """Which documents validate, decided by the hash of their text alone."""
     return rows["low"].astype(np.float64) / 2.0**64 < fraction
 
 
@@ -493,7 +490,7 @@ def write_splits(stage: StagingArea, folder: Path, settings: CorpusSettings) -> 
 def corpus_record(
     stage: StagingArea, sides: list[SplitWriter], split: str, settings: CorpusSettings
 ) -> dict[str, Any]:
-    """What corpus.json says."""
+    """The content of corpus.json, without the hashes of its files."""
     content = {side.name: side.content.hexdigest() for side in sides}
     return {
         "version": VERSION,

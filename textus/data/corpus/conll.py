@@ -1,8 +1,8 @@
-"""CoNLL columns: a token a line with its tags, an empty line between sentences; CoNLL-U among them.
+"""CoNLL columns: a token a line with its tags, an empty line between sentences; CoNLL-U too.
 
-Where lines have tabs, tabs alone separate the columns. Which columns are the token and its tag is decided for the whole
-file: those that `--columns 0=tokens,3=tags` names; FORM and UPOS of CoNLL-U; else the first column (after an index, if
-that comes first) and the last one that is no number.
+If most lines have tabs, only tabs separate columns. The token and tag columns hold for the whole file: those that
+`--columns 0=tokens,3=tags` names; FORM and UPOS of CoNLL-U; else the first column (after an index, if there is one) and
+the last that is not a number.
 """
 
 from __future__ import annotations
@@ -52,9 +52,8 @@ Sentence = tuple[str, dict[str, Any]]
 def read_sentences(
     text: TextSource, columns: Mapping[str, str], report: Callable[[str], None]
 ) -> Iterator[Sentence | RowProblem]:
-    """(place, {"tokens", "tags"}) of each sentence; one with a line that cannot be read is a problem.
-
-    Raises UnreadableError for a text that is no such file.
+    """(place, {"tokens", "tags"}) of each sentence, or its first problem. Raises UnreadableError for a text that is not
+    CoNLL.
     """
     split, tabbed = split_columns(text)
     read = drop_comments(split, report)
@@ -70,7 +69,7 @@ def read_sentences(
 
 
 def split_columns(text: TextSource) -> tuple[list[Line], bool]:
-    """The lines of a file in columns, and whether tabs separate them: if most lines with content have one."""
+    """The lines of a file in columns, and whether tabs separate them: most lines with content have one."""
     whole = [strip_line_end(line).strip("\ufeff") for line in split_lines(text(), detect_line_end(text()))]
     filled = [line for line in whole if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
     tabbed = sum("\t" in line.strip(" ") for line in filled) > len(filled) / 2
@@ -85,7 +84,7 @@ def split_columns(text: TextSource) -> tuple[list[Line], bool]:
 
 
 def drop_empty_last_column(split: list[Line]) -> None:
-    """Take the last column from the widest lines where none of them has anything in it: each ends with a tab."""
+    """Remove the last column of the widest lines if it is empty in all of them: each ends with a tab."""
     width = max((len(line.cells) for line in split), default=0)
     widest = [line for line in split if len(line.cells) == width]
     if width > 2 and not any(line.cells[-1].strip() for line in widest):
@@ -102,7 +101,7 @@ def most_common_width(filled: list[Line]) -> int:
 
 
 def drop_comments(read: list[Line], report: Callable[[str], None]) -> list[Line]:
-    """The lines without comments: those before a sentence that begin with # and are no token of the others' form."""
+    """The lines without comments: lines before a sentence that begin with # and do not look like tokens."""
     filled = [line for line in read if line.cells and not line.cells[0].startswith("#")]
     width = most_common_width(filled) if filled else 0
     tags = Counter(line.cells[-1] for line in filled)
@@ -126,17 +125,14 @@ def drop_comments(read: list[Line], report: Callable[[str], None]) -> list[Line]
 
 
 def is_comment(cells: list[str], tags: Mapping[str, int], *, in_spans: bool) -> bool:
-    """Whether a line that begins with # and has the others' width is a comment: MultiCoNER's `# id 8a domain=en`.
-
-    It ends with nothing that is a tag elsewhere. Of two columns `# SYM` may be a token where tags are no spans.
-    """
+    """Whether a line that begins with # and has the usual width is a comment, as MultiCoNER's `# id 8a domain=en`."""
     if cells[-1] in tags or TAG.fullmatch(cells[-1]):
         return False
     return cells[0].startswith("# ") or (cells[0] == "#" and (len(cells) > 2 or in_spans))
 
 
 def drop_header(read: list[Line], report: Callable[[str], None]) -> list[Line]:
-    """The lines without a first one that names the columns (`token pos`), wherever it comes again."""
+    """The lines without a header that names the columns (`token pos`), wherever it is repeated."""
     filled = [line for line in read if line.cells]
     names = [cell.strip("# \ufeff").casefold() for cell in filled[0].cells]
     again = [line for line in filled if line.cells == filled[0].cells]
@@ -151,33 +147,21 @@ def drop_header(read: list[Line], report: Callable[[str], None]) -> list[Line]:
 
 
 TOKEN_NAMES = frozenset(
-    {"token", "tokens", "word", "words", "form", "text", "char", "character", "词", "字", "词语", "单词"}
+    re.findall(r"\S+", "token tokens word words form text char character 词 字 词语 单词")
 )
 TAG_NAMES = frozenset(
-    {
-        "tag",
-        "tags",
-        "pos",
-        "upos",
-        "xpos",
-        "postag",
-        "pos_tag",
-        "pos_tags",
-        "ner",
-        "ner_tag",
-        "ner_tags",
-        "ner-tag",
-    }
-    | {"entity", "label", "labels", "bio", "iob", "chunk", "deprel", "标签", "标注", "词性"}
+    re.findall(
+        r"\S+",
+        "tag tags pos upos xpos postag pos_tag pos_tags ner ner_tag ner_tags ner-tag entity label labels "
+        "bio iob chunk deprel 标签 标注 词性",
+    )
 )
 
 
 def detect_columns(
     filled: list[Line], named: Mapping[str, str], report: Callable[[str], None], *, tabbed: bool
 ) -> Columns:
-    """Which columns to read. Raises UnreadableError where lines are no columns, UsageError for a column there is
-    not.
-    """
+    """Which columns to read. Raises UnreadableError where lines are not columns, UsageError for a missing column."""
     width = most_common_width(filled)
     odd = [line for line in filled if len(line.cells) != width]
     whole = [line for line in filled if len(line.cells) == width]
@@ -211,7 +195,7 @@ def detect_columns(
 
 
 def guess_columns(whole: list[Line], width: int, report: Callable[[str], None]) -> Columns:
-    """The columns of a file that says nothing of them, reported where there are more than two."""
+    """The columns of a file that does not name them, reported where there are more than two."""
     tokens = 1 if width > 2 and is_token_index(whole) else 0
     if width == 2:
         return Columns(width, 0, 1)
@@ -245,7 +229,7 @@ def tag_column(line: Line, tokens: int) -> int:
 
 
 def reject_prose(whole: list[Line], place: int) -> None:
-    """Raise UnreadableError for lines whose last words are no tags: nearly all different, or no letter in any."""
+    """Raise UnreadableError for lines whose last words are not tags: nearly all different, or without a letter."""
     tags = {line.cells[place] for line in whole}
     if any(TAG.fullmatch(tag) for tag in tags):
         return
@@ -258,7 +242,7 @@ def reject_prose(whole: list[Line], place: int) -> None:
 
 
 def drop_ranges(read: list[Line], report: Callable[[str], None]) -> list[Line]:
-    """The lines of CoNLL-U without those of several words (1-2) and of none (8.1)."""
+    """The lines of CoNLL-U without multiword tokens (1-2) and empty nodes (8.1)."""
     kept = [line for line in read if not line.cells or line.cells[0].isdecimal()]
     if left_out := len(read) - len(kept):
         report(f"{left_out:,} lines of CoNLL-U that are no word (such as 1-2 and 8.1) are left out")
@@ -310,7 +294,7 @@ def line_problem(line: Line, taken: Columns) -> RowProblem | None:
 
 
 def column_count(n_columns: int) -> str:
-    """A number of columns in words."""
+    """A number of columns, for messages."""
     return "one column" if n_columns == 1 else f"{n_columns} columns"
 
 

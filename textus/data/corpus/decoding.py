@@ -1,12 +1,12 @@
 """Bytes to characters: which encoding a file is in, detected from the whole file, then decoded in blocks.
 
-Order of trial: byte order mark; the encoding that was given; strict UTF-8; UTF-16 without a mark (it shows by its
-zero bytes, or by Chinese that reads well); UTF-8 with broken bytes (more characters whole than broken); what a page
+Order of trial: byte order mark; the encoding that was given; strict UTF-8; UTF-16 without a mark (it shows by its zero
+bytes, or by Chinese that reads well); UTF-8 with broken bytes (more characters whole than broken); what a page
 declares; Chinese that reads well; then what `guessing` finds. Where nothing reads well, a few bytes are taken for
 broken UTF-8, and a file with more of them is refused.
 
-Broken bytes come out as lone surrogates (U+DC80 to U+DCFF, Python's `surrogateescape`), so that `repair` can
-count them in the very document they are in.
+Broken bytes come out as lone surrogates (U+DC80 to U+DCFF, Python's `surrogateescape`), so that `repair` can count them
+in the very document they are in.
 """
 
 from __future__ import annotations
@@ -50,9 +50,8 @@ CONTROLS = bytes(set(range(32)) - set(TEXT_CONTROLS)) + b"\x7f"
 
 
 class Encoding(NamedTuple):
-    """The codec of a file and how it is known: `given`, a byte order `mark`, `utf-8`, `declared` or `guessed`.
-
-    `rivals` read as well as the one that was guessed, but give another text.
+    """The codec of a file and its origin: `given`, a byte order `mark`, `utf-8`, `declared` or `guessed`. `rivals` read
+    as well.
     """
 
     codec: str
@@ -68,8 +67,8 @@ class Encoding(NamedTuple):
 def open_text(source: Source, *, encoding: str = "", page: bool = False) -> tuple[Encoding, Iterator[str]]:
     """The encoding of a source and its characters in blocks, broken bytes as lone surrogates (see `repair`).
 
-    A byte order mark wins, then the `encoding` given, then UTF-8, what a `page` declares, what the bytes tell.
-    Raises UnreadableError for binary data, for damage, and where the encoding cannot be determined.
+    A byte order mark wins, then the `encoding` given, then UTF-8, what a `page` declares, and a guess. Raises
+    UnreadableError for binary or damaged data, and where the encoding cannot be determined.
     """
     found = detect_encoding(blocks_of(source), encoding=encoding, page=page)
     source.on_encoding(found)
@@ -144,7 +143,7 @@ BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 
 
 def from_first_non_ascii(block: bytes) -> bytes:
-    """The block from the line of its first byte beyond ASCII on: there no character is cut in two."""
+    """The block from the line of its first non-ASCII byte on: no character is cut in two there."""
     first = BEYOND_ASCII.search(block)
     start = first.start() if first else 0
     return block[block.rfind(b"\n", 0, start) + 1 :]
@@ -167,7 +166,7 @@ def detect_encoding(blocks: Iterable[bytes], *, encoding: str = "", page: bool =
 
 
 def given_encoding(encoding: str, head: bytes) -> Encoding:
-    """The encoding that was named; UTF-16 and UTF-32 without a mark in the order that fits, or Intel's."""
+    """The encoding that was named; UTF-16 and UTF-32 without a mark in the byte order that fits, else little-endian."""
     codec = check_encoding(encoding)
     if codec in ("utf-16", "utf-32"):
         codec = (codec == "utf-16" and guess_utf16(head)) or f"{codec}-le"
@@ -175,7 +174,7 @@ def given_encoding(encoding: str, head: bytes) -> Encoding:
 
 
 def from_bom(head: bytes) -> str:
-    """The codec a byte order mark names, or "" (also where plain ASCII follows it: then it is none)."""
+    """The codec a byte order mark names, or "" (also if plain ASCII follows it: then it is not a mark)."""
     codec = next((codec for mark, codec in BYTE_ORDER_MARKS if head.startswith(mark)), "")
     return "" if codec[:5] in ("utf-1", "utf-3") and is_mostly_ascii(head) else codec
 
@@ -189,7 +188,9 @@ PRINTABLE_ASCII = bytes(range(32, 127)) + b"\n"
 
 
 def guess_encoding(survey: ByteStatistics, *, page: bool) -> Encoding:
-    """The encoding, from what the survey found. Raises UnreadableError for binary data, or where nothing reads well."""
+    """The encoding, from the statistics. Raises UnreadableError for binary data or an encoding that cannot be
+    determined.
+    """
     if survey.n_controls:
         if codec := guess_utf16(survey.head):
             return Encoding(codec, "guessed")
@@ -227,7 +228,7 @@ MAX_BROKEN = 4
 
 
 def guess_iso2022(head: bytes) -> str:
-    """The seven-bit encodings of Japanese and Korean, which announce themselves by escape sequences; or ""."""
+    """The seven-bit encodings of Japanese and Korean, recognised by escape sequences; or ""."""
     for codec, sign in (("iso2022_jp_2", rb"\x1b\$[@B]|\x1b\(J"), ("iso2022_kr", rb"\x1b\$\)C")):
         if b"\x1b" in head and re.search(sign, head):
             try:
@@ -253,7 +254,7 @@ def declared_codec(survey: ByteStatistics) -> str:
 
 
 def common_hanzi_ratio(text: str) -> float:
-    """The share of the commonest Chinese characters among those beyond ASCII, punctuation left out."""
+    """The share of the commonest Chinese characters among non-ASCII ones, without punctuation."""
     beyond = [
         char
         for char in text
@@ -268,9 +269,8 @@ FULLWIDTH_PUNCTUATION = frozenset("，。！？；：（）“”‘’…—·�
 def guess_chinese(sample: bytes) -> str:
     """gb18030 or big5hkscs, whichever clearly reads as Chinese; else "".
 
-    Real Chinese is 40 to 70 % among the 500 or so commonest characters, verse and names down to 20 %; the
-    wrong codec gives below 5 %, Korean read as Chinese about 10 %. The kana of EUC-JP lie where GB 2312 has
-    them too, and where Big5 has its commonest characters.
+    500 common characters make up 40 to 70 % of Chinese (verse and names 20 %), below 5 % in the wrong codec, about 10 %
+    of Korean read as Chinese. EUC-JP's kana coincide with GB 2312's, and with Big5's commonest characters.
     """
     if len(BEYOND_ASCII.findall(sample)) < CLEAR_BYTES:
         return ""
@@ -305,9 +305,8 @@ def score_utf16(head: bytes, codec: str) -> float:
 
 
 def decode(blocks: Iterable[bytes], codec: str) -> Iterator[str]:
-    """The characters of a file in blocks; broken bytes as lone surrogates.
-
-    Only UTF-8 keeps which byte was broken: elsewhere one lone surrogate stands for each broken place.
+    """The characters of a file in blocks. UTF-8 keeps each broken byte; other codecs give one lone surrogate for each
+    place.
     """
     exact = codec in ("utf-8", "utf-8-sig")
     decoder = codecs.getincrementaldecoder(codec)("surrogateescape" if exact else "replace")

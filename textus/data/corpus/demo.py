@@ -1,6 +1,5 @@
-"""Documents every machine with Python has: the language reference, the standard library's docstrings.
-
-The library's modules are read as text and parsed, never imported.
+"""Documents that come with Python: the language reference and the standard library's docstrings, parsed, never
+imported.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ NOT_PROSE = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "
 
 
 def demo_documents() -> Iterator[Document]:
-    """One document a topic of the language reference, one a module of the library; sorted, some 2 MB.
-
-    Sources are named `pydoc_data.topics:assert` and `json.decoder:docstrings`.
+    """One document for each topic of the language reference and module of the library; sorted, about 2 MB. Sources are
+    named `pydoc_data.topics:assert` and `json.decoder:docstrings`.
     """
     topics = import_module("pydoc_data.topics").topics
     for name in sorted(topics):

@@ -1,8 +1,7 @@
-"""Separated values: which character separates a file's columns, how its quotes are meant, and its records by line.
+"""Separated values: which character separates columns, what its quotes mean, and the records by line.
 
-A csv is read as RFC 4180 has it (fields in double quotes, a quote in them doubled). What a file does otherwise is
-detected from its first block of text, and one line states it. Nothing is guessed row by row: a record that does not
-follow the file's dialect is a `RowProblem` that names its line.
+A csv is read as RFC 4180 defines it. Any deviation is detected from the first block of text and reported in one line.
+Nothing is guessed row by row: a record that does not follow the dialect is a `RowProblem` that names its line.
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ TextSource = Callable[[], Iterable[str]]
 
 @dataclass(frozen=True)
 class RowProblem:
-    """A row that cannot be read. `where` is its place, such as "line 5" (in `records` with the file's name before it),
-    `reason` what is wrong with it, as the end of a sentence, and `kind` the same for all rows of that fault.
-    """
+    """A row that cannot be read: its place ("line 5"), the reason (it ends a sentence) and the kind of the fault."""
 
     where: str
     reason: str
@@ -47,8 +44,8 @@ class RowProblem:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the columns of a file are separated. `literal`: a quote is a character like any other. `backslash`: quotes
-    in a quoted field are escaped by a backslash, not doubled. `padded`: a blank follows each delimiter.
+    """How columns are separated. `literal`: quotes are ordinary characters. `backslash`: quotes in a quoted field are
+    escaped by a backslash, not doubled. `padded`: a blank follows each delimiter.
     """
 
     delimiter: str
@@ -64,9 +61,7 @@ Record = tuple[int, list[str]]
 
 
 def detect_line_end(text: Iterable[str]) -> str:
-    """What ends the lines of a file: "\\n" (with or without a "\\r" before it), or a lone "\\r" as on the old Mac,
-    where no "\\n" is outside of quotes.
-    """
+    """What ends the lines: "\\n" (perhaps after "\\r"), or "\\r" alone if there is no "\\n" outside quotes."""
     first = next((block for block in text if "\n" in block or "\r" in block), "")
     if "\n" not in first:
         return "\r" if "\r" in first else "\n"
@@ -122,9 +117,7 @@ def line_end_of(line: str) -> str:
 
 
 def describe_mixed_ends(ends: Counter[str]) -> str:
-    """That records end in different ways, as a line for people; "" where they do not. One of them may be a character
-    of a text that was not put in quotes.
-    """
+    """A message if records end in different ways, else "". One end may be a character of an unquoted text."""
     counts = [f"{count:,} end with {end!r}" for end, count in ends.most_common() if end]
     return f"line ends are mixed and left out: {', '.join(counts)}" if len(counts) > 1 else ""
 
@@ -133,7 +126,7 @@ def describe_mixed_ends(ends: Counter[str]) -> str:
 
 
 class NumberedLines:
-    """Lines for a csv reader, counted; `begin` is called before each record, so that one too long is noticed."""
+    """Numbered lines for a csv reader; `begin` is called before each record, so that one too long is noticed."""
 
     def __init__(self, given: Iterable[str], prepare: Callable[[str], str]) -> None:
         self.given, self.prepare = iter(given), prepare
@@ -162,10 +155,10 @@ def parse_records(
     ends: Counter[str] | None = None,
     swallowing: list[tuple[int, int]] | None = None,
 ) -> Iterator[Record | RowProblem]:
-    """The records of lines, each with the number of the line it begins at; a blank line has none. `ends` counts what
-    ends them; to `swallowing` the first and last line of those are appended that may be many rows (see `swallows`).
+    """The records of lines, each with its first line number; blank lines have none. `ends` counts line ends;
+    `swallowing` gets the first and last line of records that may be many rows (see `spans_rows`).
 
-    Raises UnreadableError for a quote that is never closed: where the next record begins cannot be known.
+    Raises UnreadableError for a quote that is never closed: the start of the next record cannot be known.
     """
     ends = Counter() if ends is None else ends
     if dialect.literal:
@@ -303,9 +296,8 @@ def parse_delimiter(spelled: str | None) -> str:
 def detect_dialect(
     text: TextSource, usual: str, report: Callable[[str], None], *, given: str = "", header: bool = True
 ) -> Dialect:
-    """The dialect of a file that by its suffix has `usual` between its columns; what it has otherwise is reported.
-
-    Raises UnreadableError where quotes can be read in two ways.
+    """The dialect of a file; deviations from its suffix (`usual` delimiter) are reported. Raises UnreadableError if
+    quotes are ambiguous.
     """
     sample = sample_lines(text)
     delimiter = given or detect_delimiter(sample, usual, header=header)
@@ -360,9 +352,7 @@ def sample_lines(text: TextSource) -> list[str]:
 
 
 def record_widths(sample: Iterable[str], dialect: Dialect) -> list[int]:
-    """The number of columns of each record of a sample, 0 for a problem but of carriage returns; the last may have
-    been cut.
-    """
+    """The number of columns of each sampled record, 0 for a problem; the last record may be cut."""
     counts = []
     try:
         for record in islice(parse_records(sample, dialect), SAMPLE_RECORDS):
@@ -429,9 +419,8 @@ def detect_tsv_dialect(text: TextSource, report: Callable[[str], None]) -> Diale
 
 
 def is_well_formed(text: TextSource, end: str, dialect: Dialect) -> bool:
-    """Whether every field in quotes of a file is well formed, and there are no more ragged rows than without quotes.
-
-    Raises UnreadableError where rows without quotes would be as good.
+    """Whether all quoted fields are well formed and no more rows are ragged than without quotes. Raises UnreadableError
+    if rows without quotes would do as well.
     """
     n_literal, ragged_literal, _ = count_records(text, end, Dialect("\t", literal=True))
     try:
@@ -450,9 +439,8 @@ def is_well_formed(text: TextSource, end: str, dialect: Dialect) -> bool:
 
 
 def count_records(text: TextSource, end: str, dialect: Dialect) -> tuple[int, int, int]:
-    """(records, records of another width than the first, the first line after which a record goes on) of a file.
-
-    Raises UnreadableError where a field in quotes is not well formed.
+    """(records, ragged records, first line after which a record continues). Raises UnreadableError for a bad quoted
+    field.
     """
     n_records = n_ragged = first_long = width = before = 0
     for record in parse_records(split_lines(text(), end), dialect):

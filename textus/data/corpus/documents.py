@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from encodings.aliases import aliases
@@ -20,19 +21,17 @@ SPLITS = ("train", "validation")
 
 
 class UnreadableError(CodedError):
-    """A source cannot be read; the message is the reason. The build skips it and says so."""
+    """A source cannot be read; the message is the reason. The build skips and reports it."""
 
 
 @dataclass(frozen=True)
 class Document:
     """One part of one document: consecutive parts of one split with the same id are one document.
 
-    `id` is 16 hex digits of the BLAKE2b of the whole document's text. `source` is the path as given, or
-    `archive.zip!member`. `offset` is where it stands in its source: for txt, md and html the character (of
-    the repaired text) at which this part begins, for jsonl, csv and parquet the number of its record, from
-    0. `part` counts from 0 in each split. `steps` are what changed it, in order, such as
-    `("encoding:gb18030", "newlines", "nfc")`; empty for clean UTF-8. Of a pair, `text` is the target and
-    `source_text` what it is to be made from; a pair is always one part.
+    `id` is 16 hex digits of the BLAKE2b of the whole text. `source` is the path as given, or `archive.zip!member`.
+    `offset`: for txt, md and html the character (of the repaired text) at which this part begins, for tables the record
+    number, from 0. `part` counts from 0 in each split. `steps` are the changes made, such as `("encoding:gb18030",
+    "newlines", "nfc")`. Of a pair, `text` is the target and `source_text` the source; a pair is always one part.
     """
 
     id: str
@@ -48,12 +47,12 @@ class Document:
 class CorpusSettings:
     """How a corpus is made; see `parse_split` for `split`.
 
-    `normalise` mends mojibake, line ends and NFC; `deduplicate` drops exact duplicates; documents of fewer
-    than `min_chars` characters (white space at both ends not counted) are dropped; `text_column` is the
-    column of a table that holds the text. A table without it that has columns `source` and `target` holds pairs.
-    `columns` names the columns of either, as in "text=review", "source=en,target=de" or, for a table without a header,
-    "0=text"; `delimiter` is what separates those of a csv or tsv, "" to detect it. `encoding` is that of all text,
-    such as "cp1250"; "" detects it file by file.
+    `normalise` mends mojibake, line ends and NFC; `deduplicate` drops exact duplicates; documents of fewer than
+    `min_chars` characters (white space at both ends not counted) are dropped; `text_column` is the column of a table
+    that holds the text. A table without it that has columns `source` and `target` holds pairs. `columns` names the
+    columns of either, as in "text=review", "source=en,target=de" or, for a table without a header, "0=text";
+    `delimiter` is what separates those of a csv or tsv, "" to detect it. `encoding` is that of all text, such as
+    "cp1250"; "" detects it file by file.
     """
 
     split: str = "auto"
@@ -93,24 +92,16 @@ def check_encoding(name: str) -> str:
     )
 
 
-NON_TEXT_CODECS = (
-    "base64_codec",
-    "bz2_codec",
-    "hex_codec",
-    "mbcs",
-    "quopri_codec",
-    "rot_13",
-    "uu_codec",
-    "zlib_codec",
+NON_TEXT_CODECS = frozenset(
+    re.findall(r"\S+", "base64_codec bz2_codec hex_codec mbcs quopri_codec rot_13 uu_codec zlib_codec")
 )
 
 
 def parse_split(split: str) -> tuple[str, float]:
-    """The kind of split and the share that validates, such as ("hash", 0.1) or ("none", 0).
+    """The kind of split and the validation share, such as ("hash", 0.1) or ("none", 0).
 
-    `hash:F` sends whole documents by the hash of their text, `tail:F` the last share F of each document,
-    cut at exactly int((1 - F) * n) characters; `auto` is `hash:0.1`, or `tail:0.1` where documents are too
-    few for that.
+    `hash:F` sends whole documents by the hash of their text, `tail:F` the last share F of each document, cut at exactly
+    int((1 - F) * n) characters; `auto` is `hash:0.1`, or `tail:0.1` for too few documents.
     """
     kind, _, share = split.partition(":")
     if kind not in ("auto", "hash", "tail", "none") or (share and kind in ("auto", "none")):
@@ -146,9 +137,8 @@ class SkippedItem:
 
 @dataclass(frozen=True)
 class RawDocument:
-    """A document as a reader yields it: its text in blocks, not yet repaired.
-
-    `by_characters` says that `offset` counts characters, so that it moves on from part to part.
+    """A document from a reader: its text in blocks, not yet repaired. `offset_in_chars`: the offset advances with each
+    part.
     """
 
     source: str

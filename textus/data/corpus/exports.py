@@ -28,7 +28,7 @@ class RefusedRow(Exception):
 
 
 def json_entries(value: Any, report: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
-    """(place, row) of each row in a parsed json file: a list of objects, an object with a list or with columns inside,
+    """(place, row) of each row in a parsed json file: a list of objects, an object with a list or columns inside,
     SQuAD's articles, or one object. Raises UnreadableError for anything else.
     """
     if isinstance(value, dict):
@@ -127,10 +127,8 @@ def squad_rows(articles: list[Any]) -> Iterator[tuple[str, Row]]:
 
 
 def standard_rows(row: Row, noted: Callable[[str], None]) -> list[Row]:
-    """A row of an annotation tool's export in the fields that tasks read, several where its annotators differ; any
-    other row as it is. What is changed or passed over is `noted`, the same sentence for all rows.
-
-    Raises RefusedRow for one that its annotators did not accept, or that has no text or no label where it needs one.
+    """An annotation tool's row in the fields that tasks read (several if annotators differ); other rows unchanged.
+    `noted` gets what was changed. Raises RefusedRow for a row not accepted, or without a text or label.
     """
     if isinstance(row.get("annotations"), list) and isinstance(row.get("data"), dict):
         return label_studio_rows(row, noted)
@@ -159,7 +157,7 @@ def is_span(value: Row) -> bool:
 
 @dataclass(frozen=True)
 class Utf16Text:
-    """A text whose places count units of UTF-16, as JavaScript does: a character beyond U+FFFF is two."""
+    """A text whose offsets count UTF-16 units, as JavaScript does: a character beyond U+FFFF is two."""
 
     text: str
 
@@ -175,7 +173,7 @@ class Utf16Text:
 
 
 def detect_utf16(spans: list[Row], text: Any, noted: Callable[[str], None]) -> Utf16Text | None:
-    """The units in which the places of spans count, where their own `text` is at these and not at the characters."""
+    """The UTF-16 view of a text, if the spans' own `text` fits its offsets and not those in characters."""
     claims = [span for span in spans if isinstance(text, str) and has_own_text(span)]
     if not claims or all(is_same_text(text[span["start"] : span["end"]], span["text"]) for span in claims):
         return None
@@ -198,7 +196,7 @@ def has_own_text(span: Row) -> bool:
 
 
 def is_same_text(one: str, other: str) -> bool:
-    """Whether two texts differ in blanks and line ends at most, which Label Studio may write as a backslash and n."""
+    """Whether two texts differ at most in blanks and line ends, which Label Studio may write as backslash and n."""
     return one == other or "".join(one.split()) == "".join(other.replace("\\n", " ").split())
 
 
@@ -262,8 +260,8 @@ def parse_relation(value: Row, name: Any, places: dict[Any, int]) -> Row:
 
 
 def label_studio_rows(row: Row, noted: Callable[[str], None]) -> list[Row]:
-    """A task of Label Studio's JSON: a row for each of its annotations that differs from those before it. One that was
-    cancelled is none, nor is one without choices where others have some.
+    """A Label Studio task: a row for each distinct annotation. Cancelled ones are skipped, and those without choices if
+    others have some.
     """
     texts = [name for name, value in row["data"].items() if isinstance(value, str)]
     name = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
@@ -353,9 +351,8 @@ def is_fasttext(text: TextSource) -> bool:
 
 
 def fasttext_rows(text: TextSource, report: Callable[[str], None]) -> Iterator[tuple[str, Row] | RowProblem]:
-    """text and label of each line of fastText's form: `__label__a __label__b words`; several labels are a list.
-
-    As in fastText a label may be anywhere in the line and ends at a blank or tab.
+    """text and label of each line in fastText's form: `__label__a __label__b words`. Several labels are a list; a label
+    may be anywhere and ends at a blank or tab.
     """
     joined: list[tuple[int, str]] = []
     for number, line in enumerate(split_lines(text(), detect_line_end(text())), 1):

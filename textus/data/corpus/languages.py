@@ -1,9 +1,8 @@
 """How well text reads, as evidence for the encoding it was decoded with.
 
-`reading` gives the log-likelihood of a text under the language that explains it best: each character beyond ASCII by
-its rank in the language's alphabet and by its neighbours (a sign of measure after a digit, an accented letter among
-plain ones, no capital inside a word), each of the language's commonest words as so much more. The same bytes read in
-another encoding give other characters, so readings of the same bytes can be compared.
+`score_text` gives the log-likelihood of a text under the language that explains it best: each non-ASCII character by
+its rank in the alphabet and its neighbours (a unit after a digit, no capital inside a word), plus the commonest words.
+Readings of the same bytes in different encodings can be compared.
 """
 
 from __future__ import annotations
@@ -185,10 +184,8 @@ REPEATED = re.compile(r"([^\x00-\x7f])\1{2,}")
 
 
 class LanguageScore(NamedTuple):
-    """How a text reads in the language that explains it best.
-
-    `score` is the log-likelihood, `mean` that of a character beyond ASCII; `explained` the share of those characters
-    that are what that language has, where it has them.
+    """How a text reads in its best language: `score` is the log-likelihood, `mean` that of a non-ASCII character,
+    `explained` the share of non-ASCII characters usual in that language at that place.
     """
 
     score: float

@@ -1,7 +1,6 @@
 """Characters to documents: a text or a page is one, each record of a table is one.
 
-Texts are read in blocks, however long. A record and a page must be held whole, so they have a limit
-(`RECORD_CHARS`); beyond it the error names the file and the record.
+Texts are read in blocks, however long. A record or page must be held whole, so it is limited to `RECORD_CHARS`.
 """
 
 from __future__ import annotations
@@ -35,9 +34,8 @@ Read = Iterator[RawDocument | SkippedItem]
 
 
 def read_source(source: Source, reading: ReadConfig) -> Read:
-    """The documents of one source, and the records of it that hold no text.
-
-    Raises UnreadableError for a file to be left out, and MissingColumnError for a table without the columns.
+    """The documents of one source, and its records without text. Raises UnreadableError for a file to be left out,
+    MissingColumnError for a table without the columns.
     """
     if source.kind in TABLES or (reading.by_position and source.kind == "text"):
         yield from read_table(source, reading)
@@ -93,51 +91,12 @@ class HtmlTextExtractor(HTMLParser):
 
     UNSEEN = frozenset({"script", "style", "template", "noscript", "head"})
     BLOCKS = frozenset(
-        {
-            "address",
-            "article",
-            "aside",
-            "blockquote",
-            "br",
-            "caption",
-            "center",
-            "dd",
-            "details",
-            "dialog",
-            "div",
-            "dl",
-        }
-        | {
-            "dt",
-            "fieldset",
-            "figcaption",
-            "figure",
-            "footer",
-            "form",
-            "h1",
-            "h2",
-            "h3",
-            "h4",
-            "h5",
-            "h6",
-            "header",
-        }
-        | {
-            "hr",
-            "legend",
-            "li",
-            "main",
-            "nav",
-            "ol",
-            "option",
-            "p",
-            "pre",
-            "section",
-            "summary",
-            "table",
-            "tbody",
-        }
-        | {"td", "textarea", "tfoot", "th", "thead", "tr", "ul"}
+        re.findall(
+            r"\S+",
+            "address article aside blockquote br caption center dd details dialog div dl dt fieldset "
+            "figcaption figure footer form h1 h2 h3 h4 h5 h6 header hr legend li main nav ol option p pre "
+            "section summary table tbody td textarea tfoot th thead tr ul",
+        )
     )
 
     def __init__(self) -> None:
@@ -177,8 +136,7 @@ def strip_tags(page: str) -> str:
 
 
 def restore_blocks(extracted: str, shown: str) -> str:
-    """A main text as its page shows it: lines that are one block of it are one line, with the blanks of the block.
-
+    """A main text with the lines of the page: lines that make up one block are joined, with the block's blanks.
     trafilatura ends a line at tags within words on short pages (`un<b>break</b>able`, H<sub>2</sub>O).
     """
     blocks = {"".join(visible_words(block)): block for block in shown.split("\n")}
@@ -221,10 +179,7 @@ PAIR = ("source", "target")
 
 
 def read_table(source: Source, reading: ReadConfig) -> Read:
-    """The records of a table: of each its text, or its source and target, or why it is left out.
-
-    Raises MissingColumnError for a table in which no row has them.
-    """
+    """The documents of a table, and the records left out. Raises MissingColumnError if no row has the columns."""
     steps = () if source.kind == "parquet" else open_text(source, encoding=reading.encoding)[0].steps
     wanted = named_fields(reading)
     if source.kind == "text":
@@ -240,9 +195,8 @@ def read_table(source: Source, reading: ReadConfig) -> Read:
 
 
 def named_fields(reading: ReadConfig) -> tuple[str, ...]:
-    """The fields that `--columns` names: those of a pair or the text; () for none.
-
-    Raises UsageError for a field that no corpus has.
+    """The fields that `--columns` names: those of a pair or the text; () for none. Raises UsageError for an unknown
+    one.
     """
     named = set(reading.columns.values())
     if strange := named - {*PAIR, "text"}:
@@ -272,9 +226,8 @@ def detect_fields(present: list[str]) -> tuple[str, ...]:
 
 
 def detect_fields_by_row(source: Source, reading: ReadConfig, named: tuple[str, ...]) -> tuple[str, ...]:
-    """The fields of a file in which each row has its own: the text if any row has it, or both of a pair.
-
-    Raises MissingColumnError where no row has them.
+    """The fields of a file whose rows differ: the text if any row has it, or both of a pair. Raises MissingColumnError
+    for neither.
     """
     first: list[str] = []
     pairs = False

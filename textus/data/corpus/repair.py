@@ -1,9 +1,8 @@
 """Characters to clean ones: broken bytes, mojibake, controls, line ends, NFC. Clean text is unchanged.
 
-Mojibake is mended by `ftfy` (Robyn Speer) with everything off that would touch good text: curly quotes,
-full-width letters, ligatures and HTML entities stay as they are. ftfy's own test for mojibake runs at some
-15 MB/s, so it is asked only about lines in which something suspicious stands; `tests/test_corpus.py` holds
-that this skips nothing.
+Mojibake is mended by `ftfy` (Robyn Speer) with everything off that would touch good text: curly quotes, full-width
+letters, ligatures and HTML entities stay as they are. ftfy's own test for mojibake runs at some 15 MB/s, so it is asked
+only about lines in which something suspicious stands; `tests/test_corpus.py` holds that this skips nothing.
 """
 
 from __future__ import annotations
@@ -49,9 +48,8 @@ def split_parts(blocks: Iterable[str], limit: int = PART_CHARS) -> Iterator[str]
 
 
 def cut_position(text: str, start: int, limit: int) -> int:
-    """Where to end a part that begins at `start`: after a line, after a space, before a plain character.
-
-    Before a plain ASCII letter or a Chinese one, so that no combining mark and no `\\r\\n` is torn apart.
+    """Where to end a part that begins at `start`: after a line, else a space, else before an ASCII or Chinese
+    character, so that no combining mark or `\\r\\n` is split.
     """
     end = start + limit
     if line := text.rfind("\n", start + limit // 2, end) + 1:
@@ -65,10 +63,8 @@ def cut_position(text: str, start: int, limit: int) -> int:
 
 
 def repair(text: str, *, normalise: bool = True) -> tuple[str, tuple[str, ...]]:
-    """The text repaired, and the steps that changed it.
-
-    Broken bytes are replaced (a file in UTF-8 could not hold them) even when nothing else is to be
-    normalised.
+    """The text repaired, and the steps that changed it. Broken bytes are replaced even without `normalise`: UTF-8
+    cannot hold them.
     """
     if text.isascii() and not ("\r" in text or CONTROL.search(text)):
         return text, ()
@@ -97,7 +93,7 @@ def replace_surrogates(text: str) -> tuple[str, int]:
 
 
 def fix_text(text: str) -> str:
-    """Mojibake and control characters mended, line by line; lines without a suspicion are left alone."""
+    """Mojibake and control characters fixed, line by line; only suspicious lines are touched."""
     if not SUSPICIOUS.search(text):
         return text
     ftfy = import_optional("ftfy", "text")

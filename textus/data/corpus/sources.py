@@ -1,7 +1,5 @@
-"""Which files there are to read: folders walked in sorted order, archives looked into, everything else named.
-
-A scan yields a `Source` for each thing that can be read and a `SkippedItem` for each that cannot, so that the
-caller can say what was left out. Nothing is held but the names of one folder at a time.
+"""Which files to read: folders walked in sorted order, archives opened. A scan yields a `Source` for each thing that
+can be read and a `SkippedItem` for each that cannot; only the names of one folder are held at a time.
 """
 
 from __future__ import annotations
@@ -91,10 +89,8 @@ class Source:
 def scan(
     given: Iterable[str | Path], skip: Path, advance: Callable[..., Any], *, any_suffix: bool = False
 ) -> Iterator[Source | SkippedItem]:
-    """Every source under the paths given, in order; `skip` is the output, never read into itself.
-
-    `advance` is called with the number of bytes read from the disk. With `any_suffix` a file of another suffix than
-    those of `KINDS`, or of none, is a text. Raises DataError for a path that is not there.
+    """Every source under the paths given, in order, but for `skip`, the output. `advance` is called with the number of
+    bytes read. With `any_suffix` a file of an unknown suffix is a text. Raises DataError for a path that is not found.
     """
     default = "text" if any_suffix else None
     for path in map(Path, given):
@@ -109,10 +105,7 @@ def scan(
 def scan_folder(
     folder: Path, skip: Path, advance: Callable[..., Any], default: str | None = None
 ) -> Iterator[Source | SkippedItem]:
-    """Every source in a folder and the folders in it, sorted by name; of `default` kind where no suffix says it.
-
-    Folders may be nested to any depth.
-    """
+    """Every source in a folder of any depth, sorted by name; of `default` kind if the suffix is unknown."""
     pending = [list_folder(folder)]
     while pending:
         path = next(pending[-1], None)
@@ -196,11 +189,7 @@ ENCRYPTED = 1
 
 
 def scan_tar(path: Path, advance: Callable[..., Any]) -> Iterator[Source | SkippedItem]:
-    """The members of a tar archive, packed or not, in its own order.
-
-    It is read once from its beginning to its end: each member is held, on the disk beyond a few megabytes, until the
-    next is asked for.
-    """
+    """The members of a tar archive in order. It is read once: each member is spooled until the next is requested."""
     packing = ".zst" if path.suffix.lower() == ".zst" else ""
     try:
         with (
@@ -295,10 +284,7 @@ def open_decompressed(file: BinaryIO, compression: str) -> BinaryIO:
 
 
 class ByteProgress:
-    """Tells how many bytes of a file were read for the first time, for the progress bar.
-
-    A file is read twice (which encoding, then the text); only the furthest point reached counts.
-    """
+    """Reports how many bytes of a file were read for the first time: a file is read twice (encoding, then text)."""
 
     def __init__(self, advance: Callable[..., Any]) -> None:
         self.advance, self.furthest = advance, 0

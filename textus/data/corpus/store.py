@@ -124,7 +124,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def open_corpus(path: Path, *, verify: bool = False) -> Corpus:
-    """Open a corpus folder. Raises RunError where it is none, of another version, incomplete, or (`verify`) changed."""
+    """Open a corpus folder. Raises RunError if it is not one, of another version, incomplete, or (`verify`) changed."""
     path = Path(path)
     remove_stale_files(path)
     if not (path / "corpus.json").is_file():
@@ -168,11 +168,10 @@ def show(corpus: Corpus) -> dict[str, Any]:
 
 
 def trace_document(corpus: Corpus, asked: str) -> dict[str, Any]:
-    """What became of a document, asked by its id or its source.
+    """What became of a document, by its id or its source.
 
-    Returns `kept` (id, source, offset, steps, and characters by split) and `dropped` (as in dropped.jsonl),
-    at most 100 of each, with the full counts `n_kept` and `n_dropped`. Reads the whole corpus once. Raises
-    DataError where nothing by that name was ever seen.
+    Returns `kept` (id, source, offset, steps, characters by split) and `dropped` (as in dropped.jsonl), at most 100 of
+    each, with `n_kept` and `n_dropped`. Reads the whole corpus once. Raises DataError for an unknown document.
     """
     kept: dict[tuple[str, str, int], dict[str, Any]] = {}
     n_kept = 0

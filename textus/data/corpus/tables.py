@@ -1,5 +1,5 @@
-"""The one reader of tables, for corpora and for labelled rows: csv, tsv, JSON lines, json and parquet as rows of named
-fields. A row that cannot be read is a `RowProblem` with its line; what is guessed or left out is reported in a line.
+"""The one reader of tables, for corpora and labelled rows: csv, tsv, JSON lines, json and parquet as rows of named
+fields. An unreadable row is a `RowProblem` with its line; guesses and omissions are reported.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class MissingColumnError(UnreadableError):
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """How tables are read: `columns` as `parse_columns` gives them, the `encoding` and the `delimiter` ("" detects
-    them), and where a line about a file goes.
+    """How tables are read: `columns` from `parse_columns`, `encoding` and `delimiter` ("" detects them), and the
+    reporter.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -83,8 +83,8 @@ class ReadConfig:
 
 
 def parse_columns(spelled: str | None) -> dict[str, str]:
-    """The field that each of a file's columns is taken for: `text=review,label=stars` names columns, `0=text,1=label`
-    positions in a file without a header. UsageError for anything else.
+    """The field of each column: `text=review,label=stars` by name, `0=text,1=label` by position in a file without a
+    header. Raises UsageError for anything else.
     """
     columns: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in (spelled or "").split(","))):
@@ -110,11 +110,8 @@ def parse_columns(spelled: str | None) -> dict[str, str]:
 
 
 def read_rows(source: Source, reading: ReadConfig, only: tuple[str, ...] = ()) -> Rows:
-    """The rows of one table, its columns under the fields' names; of a parquet file `only` these fields, if any is
-    there.
-
-    Raises UnreadableError for a file that is no table or damaged, and MissingColumnError where a named column is
-    missing.
+    """The rows of a table under the fields' names; of parquet `only` these fields, if present. Raises UnreadableError
+    for a damaged file, MissingColumnError for a missing column.
     """
     report = reading.reporter(source.name)
     naming = ColumnNaming(reading.columns, report)
@@ -130,7 +127,7 @@ def read_rows(source: Source, reading: ReadConfig, only: tuple[str, ...] = ()) -
 
 
 def in_standard_fields(rows: Rows, report: Callable[[str], None]) -> Rows:
-    """Rows with the exports of known tools in the fields that tasks read; what was changed is reported with a count."""
+    """Rows with the exports of known tools in the fields that tasks read; changes are reported with a count."""
     changed: dict[str, list[str]] = {}
     for placed in rows:
         if isinstance(placed, RowProblem):
@@ -169,9 +166,8 @@ class ColumnNaming:
         self.reported: set[str] = set()
 
     def rename(self, rows: Rows) -> Rows:
-        """Rows with their columns under the fields' names; one without a named column is a problem.
-
-        Raises MissingColumnError where no row has the named columns, or the file has a header without them.
+        """Rows under the fields' names; a row without a named column is a problem. Raises MissingColumnError if no row
+        has it.
         """
         n_named, missing = 0, None
         for placed in rows:
@@ -241,8 +237,8 @@ class ColumnNaming:
         return name
 
     def add_nested_columns(self, row: Row) -> Row:
-        """A row with the columns that were named by a path (`translation.en`), or by the key inside of an object, and
-        sums of columns of 0 and 1 (`toxic+insult`): the list of those that are 1.
+        """A row with the columns named by a path (`translation.en`), a key inside an object, or a sum (`toxic+insult`:
+        the list of columns that are 1).
         """
         for column in self.columns:
             if column not in row:
@@ -438,9 +434,8 @@ def as_row(where: str, value: Any) -> PlacedRow | RowProblem:
 
 
 def json_rows(text: TextSource, report: Callable[[str], None]) -> Rows:
-    """The rows of a json file by what it holds: a list of objects, an object with one inside, JSON lines, one object.
-
-    Raises UnreadableError for anything else.
+    """The rows of a json file: a list of objects, an object with one inside, JSON lines, or one object. Raises
+    UnreadableError for anything else.
     """
     whole = read_whole(text())
     try:
@@ -462,9 +457,7 @@ def json_rows(text: TextSource, report: Callable[[str], None]) -> Rows:
 
 
 def concatenated_values(whole: str, error: Exception) -> Iterator[tuple[str, Any]]:
-    """The values of a file that holds several after one another. Raises UnreadableError, for `error`, where it does
-    not.
-    """
+    """The values of a file that holds several in a row. Raises UnreadableError for `error` if it does not."""
     decoder, at, values = json.JSONDecoder(object_pairs_hook=object_from_pairs), 0, []
     try:
         while rest := BLANKS.sub("", whole[at : at + 1000]):

@@ -1,1 +1,1 @@
-"""Native code for processors, each part beside a twin in PyTorch."""
+"""Native CPU kernels, each with an equivalent in PyTorch."""

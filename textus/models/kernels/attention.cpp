@@ -7,7 +7,7 @@
 // Shapes: B batch, T time, H query heads, G key-value heads, K head width (a multiple of 32). One thread a call.
 //
 // A product's left side is read one 32-bit pair of bfloat16 at a time and spread over a register; its right side is
-// "paired": a register holds for 16 columns the pair of values that stand one after the other along the sum.
+// "paired": a register holds for 16 columns the pair of values that follow each other along the sum.
 
 #include <cstdint>
 
@@ -61,7 +61,7 @@ INLINE __m512 exponential(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
-// Lanes of the keys s .. s + 15 that stand in [from, to).
+// Lanes of the keys s .. s + 15 inside [from, to).
 INLINE __mmask16 lanes(int64_t s, int64_t from, int64_t to) {
     int64_t low = from - s, high = to - s;
     low = low < 0 ? 0 : low > 16 ? 16 : low;

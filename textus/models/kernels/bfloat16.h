@@ -62,7 +62,7 @@ static inline float exponential(float x) {
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-// In place: values (count, with room for LANES more) -> softmax. Whole blocks of LANES, the last one filled up with the least float:
+// In place: values (count, with capacity for LANES more) -> softmax. Whole blocks of LANES, the last one filled up with the least float:
 // at a few dozen values a row, a loop's left-over ones would cost as much as the rest.
 INLINE void softmax(float* values, int64_t count) {
     int64_t padded = (count + LANES - 1) / LANES * LANES;

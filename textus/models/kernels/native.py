@@ -41,11 +41,11 @@ def cache_folder() -> Path:
 
 
 def library() -> ctypes.CDLL | None:
-    """The built kernels, or None where there is no compiler or it fails (`why_none` says which)."""
+    """The built kernels, or None where there is no compiler or it fails (`build_error` has the reason)."""
     return _library()[0]
 
 
-def why_none() -> str | None:
+def build_error() -> str | None:
     """Why there are no kernels on this machine, or None where there are."""
     return _library()[1]
 
@@ -65,18 +65,21 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
     try:
         if not built.exists():
             _build(program, built)
-        return loaded(built), None
+        return load_library(built), None
     except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        return None, f"the C++ compiler {' '.join(program)} could not build the kernels ({_first_line(said)})"
+        output = getattr(error, "stderr", None) or str(error)
+        return (
+            None,
+            f"the C++ compiler {' '.join(program)} could not build the kernels ({_first_line(output)})",
+        )
 
 
-def loaded(built: Path) -> ctypes.CDLL:
-    """A built library, told what its functions give back."""
-    found = ctypes.CDLL(str(built))
-    found.textus_cross_entropy.restype = ctypes.c_double
-    found.textus_attention_width_step.restype = ctypes.c_int64
-    return found
+def load_library(built: Path) -> ctypes.CDLL:
+    """Load a built library and declare its return types."""
+    library = ctypes.CDLL(str(built))
+    library.textus_cross_entropy.restype = ctypes.c_double
+    library.textus_attention_width_step.restype = ctypes.c_int64
+    return library
 
 
 def _processor() -> str:
@@ -87,21 +90,21 @@ def _processor() -> str:
 
 
 def _build(program: list[str], target: Path) -> None:
-    """Compile beside `target`, then rename: two processes that build at once do not see half a file."""
+    """Compile next to `target`, then rename: two processes that build at once do not see half a file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        beside = Path(folder) / target.name
-        command = [*program, *FLAGS.split(), *map(str, SOURCES), "-o", str(beside)]
+        temporary = Path(folder) / target.name
+        command = [*program, *FLAGS.split(), *map(str, SOURCES), "-o", str(temporary)]
         subprocess.run(command, capture_output=True, text=True, check=True)
-        beside.replace(target)
+        temporary.replace(target)
 
 
 def _first_line(text: str) -> str:
-    """The first line that says something, short enough for a message."""
+    """The first line with content, short enough for a message."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:200]
 
 
-def call(name: str, *arguments: Any) -> Any:
+def invoke(name: str, *arguments: Any) -> Any:
     """Run one kernel: tensors go as pointers (they must be contiguous), None as null, ints as int64, floats
     as float.
     """
@@ -118,10 +121,10 @@ def _argument(value: Any) -> Any:
 
 
 PREPARED = WeakIdKeyDictionary()
-"""Weight → its version, how it was prepared, and what came of it: beside the weight, which can be pickled as ever."""
+"""Weight → its version, how it was prepared, the result; kept outside of the weight, which stays picklable."""
 
 
-def prepared(weight: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
+def prepare_weight(weight: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
     """What `how` makes of a weight, kept until the weight changes (so that torch counts it, as optimisers do; not by
     `weight.data`) or is wanted in another way, as between evaluations and learning.
     """
@@ -130,13 +133,13 @@ def prepared(weight: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
     kept = PREPARED.get(weight)
     if kept is None or kept[:2] != (weight._version, how):
         kept = PREPARED[weight] = (weight._version, how, how(weight.detach()))
-    found: Tensor = kept[2]
-    return found
+    result: Tensor = kept[2]
+    return result
 
 
 def bf16(weight: Tensor) -> Tensor:
     """The weight in bfloat16, cast once a step."""
-    return prepared(weight, torch.Tensor.bfloat16)
+    return prepare_weight(weight, torch.Tensor.bfloat16)
 
 
 def add_rms_norm(
@@ -146,7 +149,7 @@ def add_rms_norm(
     rows, width = x.shape
     total = x if delta is None else torch.empty_like(x)
     out, inverse = torch.empty_like(x), x.new_empty(rows, dtype=torch.float32)
-    call("textus_add_rms_norm", x, delta, weight, total, out, inverse, rows, width, eps)
+    invoke("textus_add_rms_norm", x, delta, weight, total, out, inverse, rows, width, eps)
     return total, out, inverse
 
 
@@ -155,14 +158,14 @@ def rms_norm_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradient of x (N, D), with what comes past the norm added, and of the weight (D,)."""
     d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
-    call("textus_rms_norm_backward", gradient, x, inverse, weight, d_total, d_x, d_weight, *x.shape)
+    invoke("textus_rms_norm_backward", gradient, x, inverse, weight, d_total, d_x, d_weight, *x.shape)
     return d_x, d_weight
 
 
 def dropout(x: Tensor, p: float, seed: int) -> Tensor:
     """Zero each value of x with probability p, in place, the others over 1 - p; the same seed zeroes the same ones."""
     if p:
-        call("textus_dropout", x, x.numel(), seed, p)
+        invoke("textus_dropout", x, x.numel(), seed, p)
     return x
 
 
@@ -198,7 +201,7 @@ class AddNorm(torch.autograd.Function):
 
 
 class NativeBlock(torch.autograd.Function):
-    """One block on (x, delta), which stand for their sum: gives (x', delta') standing for the block's output.
+    """One block on the pair (x, delta), whose sum is its input; returns a pair whose sum is its output.
 
     The sum is left to the next norm, which reads both anyway. `first` (B, T) is the first key each query may
     see.
@@ -225,7 +228,7 @@ class NativeBlock(torch.autograd.Function):
         x2, h2, inverse2 = add_rms_norm(x1, out, norm2, shape.eps)
         gate_up = h2 @ bf16(w_gate_up).t()
         active = torch.empty(x.shape[0], gate_up.shape[1] // 2, dtype=x.dtype)
-        call("textus_swiglu", gate_up, active, *active.shape)
+        invoke("textus_swiglu", gate_up, active, *active.shape)
         ctx.shape, ctx.seed, ctx.angles, ctx.first = shape, seed, angles, first
         ctx.had_delta = delta is not None
         ctx.save_for_backward(
@@ -237,23 +240,8 @@ class NativeBlock(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        (
-            x1,
-            h1,
-            inverse1,
-            qkv,
-            q,
-            k,
-            v,
-            inverse_heads,
-            weighed,
-            mixed,
-            x2,
-            h2,
-            inverse2,
-            gate_up,
-            active,
-        ) = saved[:15]
+        x1, h1, inverse1, qkv, q, k, v, inverse_heads, weighed = saved[:9]
+        mixed, x2, h2, inverse2, gate_up, active = saved[9:15]
         norm1, w_qkv, q_weight, k_weight, w_out, norm2, w_gate_up, w_down = saved[15:]
         shape = ctx.shape
         d_x2, d_out = (gradient.contiguous() for gradient in gradients)
@@ -261,7 +249,7 @@ class NativeBlock(torch.autograd.Function):
         d_active = d_out @ bf16(w_down)
         d_w_down = d_out.t() @ active
         d_gate_up = torch.empty_like(gate_up)
-        call("textus_swiglu_backward", d_active, gate_up, d_gate_up, *active.shape)
+        invoke("textus_swiglu_backward", d_active, gate_up, d_gate_up, *active.shape)
         d_w_gate_up = d_gate_up.t() @ h2
         d_x2, d_norm2 = rms_norm_backward(d_gate_up @ bf16(w_gate_up), x2, inverse2, norm2, d_x2)
         d_mixed_out = shape.drop(d_x2, ctx.seed)
@@ -306,16 +294,14 @@ class BlockShape:
         q = qkv.new_empty(groups, repeats * self.time, self.d_head)
         k, v = (qkv.new_empty(groups, self.time, self.d_head) for _ in range(2))
         inverse = qkv.new_empty(self.batch * self.time, self.n_head + self.n_kv_head, dtype=torch.float32)
-        call(
+        outputs = (q, k, v, inverse)
+        invoke(
             "textus_split_heads",
             qkv,
             q_weight,
             k_weight,
             *angles,
-            q,
-            k,
-            v,
-            inverse,
+            *outputs,
             *self.sizes,
             self.eps,
             self.factor,
@@ -333,7 +319,7 @@ class BlockShape:
         """Gradients of qkv (N, (H + 2G) K) and of the two head norms' weights (K,)."""
         d_qkv = torch.empty_like(qkv)
         d_weights = [None if weight is None else torch.zeros_like(weight) for weight in weights]
-        call(
+        invoke(
             "textus_split_heads_backward", *gradients, qkv, inverse, *weights, *angles, d_qkv, *d_weights, *self.sizes,
             self.factor,
         )  # fmt: skip
@@ -342,7 +328,7 @@ class BlockShape:
     def merge(self, heads: Tensor) -> Tensor:
         """(B, H, T, K) -> (B T, H K)."""
         out = heads.new_empty(self.batch * self.time, self.n_head * self.d_head)
-        call("textus_merge_heads", heads, out, self.batch, self.time, self.n_head, self.d_head, 1)
+        invoke("textus_merge_heads", heads, out, self.batch, self.time, self.n_head, self.d_head, 1)
         return out
 
     def unmerge(self, rows: Tensor) -> Tensor:
@@ -350,7 +336,7 @@ class BlockShape:
         out = rows.new_empty(
             self.batch * self.n_kv_head, self.n_head // self.n_kv_head * self.time, self.d_head
         )
-        call("textus_merge_heads", rows, out, self.batch, self.time, self.n_head, self.d_head, 0)
+        invoke("textus_merge_heads", rows, out, self.batch, self.time, self.n_head, self.d_head, 0)
         return out
 
 
@@ -369,7 +355,7 @@ def attend_by_products(shape: BlockShape, heads: Heads, first: Tensor) -> tuple[
     """softmax(q kᵀ) v by two of torch's batched products: mixed (N, H K), and the probabilities (B G, R T, T)."""
     q, k, v = heads
     probability = torch.bmm(q, k.transpose(1, 2))
-    call("textus_causal_softmax", probability, first, shape.batch, shape.n_head, shape.time)
+    invoke("textus_causal_softmax", probability, first, shape.batch, shape.n_head, shape.time)
     return shape.merge(torch.bmm(probability, v)), probability
 
 
@@ -382,7 +368,7 @@ def products_backward(
     d_v = torch.bmm(probability.transpose(1, 2), d_mixed)
     d_scores = torch.bmm(d_mixed, v.transpose(1, 2))
     name = "textus_causal_softmax_backward"
-    call(name, d_scores, probability, first, shape.batch, shape.n_head, shape.time)
+    invoke(name, d_scores, probability, first, shape.batch, shape.n_head, shape.time)
     return torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q), d_v
 
 
@@ -391,7 +377,7 @@ def attend_in_tiles(shape: BlockShape, heads: Heads, first: Tensor) -> tuple[Ten
     q = heads[0]
     mixed = q.new_empty(shape.batch * shape.time, shape.n_head * shape.d_head)
     log_sum = q.new_empty(shape.batch, shape.n_head, shape.time, dtype=torch.float32)
-    call("textus_attention", *heads, first, mixed, log_sum, *shape.sizes)
+    invoke("textus_attention", *heads, first, mixed, log_sum, *shape.sizes)
     return mixed, log_sum
 
 
@@ -401,7 +387,7 @@ def tiles_backward(
     """As `products_backward`; the probabilities are computed again, tile by tile."""
     q, k, v = heads
     slopes = (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
-    call("textus_attention_backward", gradient, *heads, log_sum, first, *slopes, *shape.sizes)
+    invoke("textus_attention_backward", gradient, *heads, log_sum, first, *slopes, *shape.sizes)
     return slopes
 
 
@@ -414,4 +400,4 @@ ATTENTIONS = {
 def chunk_loss(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> tuple[float, Tensor]:
     """As `nn.cross_entropy.chunk_loss`, by one kernel over bfloat16 logits."""
     logits = hidden @ weight.t()
-    return call("textus_cross_entropy", logits, targets, weights, *logits.shape), logits
+    return invoke("textus_cross_entropy", logits, targets, weights, *logits.shape), logits

@@ -118,9 +118,9 @@ class KeyValueCache:
         return KeyValueCache(self.k[:, index], self.v[:, index], self.lengths[index])
 
     def join(self, other: KeyValueCache) -> KeyValueCache:
-        room = max(self.k.shape[2], other.k.shape[2])
-        keys = [_grown(part, room) for part in (self.k, other.k)]
-        values = [_grown(part, room) for part in (self.v, other.v)]
+        capacity = max(self.k.shape[2], other.k.shape[2])
+        keys = [_reserve(part, capacity) for part in (self.k, other.k)]
+        values = [_reserve(part, capacity) for part in (self.v, other.v)]
         return KeyValueCache(
             torch.cat(keys, 1), torch.cat(values, 1), torch.cat([self.lengths, other.lengths])
         )
@@ -134,16 +134,16 @@ class KeyValueCache:
         self.v[layer, row, position] = v[row, column]
 
 
-def _grown(part: Tensor, room: int) -> Tensor:
-    if part.shape[2] == room:
+def _reserve(part: Tensor, capacity: int) -> Tensor:
+    if part.shape[2] == capacity:
         return part
-    grown = part.new_zeros(*part.shape[:2], room, *part.shape[3:])
+    grown = part.new_zeros(*part.shape[:2], capacity, *part.shape[3:])
     grown[:, :, : part.shape[2]] = part
     return grown
 
 
 class SelfAttentionLayer(nn.Module):
-    """Multi-head attention with fewer key-value heads if asked (Ainslie et al. 2023).
+    """Multi-head attention, optionally with fewer key-value heads (Ainslie et al. 2023).
 
     One product makes queries, keys and values: rows [:H K] queries, then G K keys, then G K values.
     """

@@ -1,4 +1,4 @@
-"""What stands on a model's last states to answer a question: of a text, of each token, of a span.
+"""Task heads on a model's last states: for texts, tokens, spans, relations and similarity.
 
 A head has `loss(hidden, batch) -> Loss` and `predict(hidden, mask)`. `batch.labels` is the head's own; `batch.mask`
 (None: all) is False on padding. Shapes: B batch, T time, D width, C classes.
@@ -31,7 +31,7 @@ DENSE_ACTIVATIONS = {
 """What may follow a linear map of a text's vector, by its name in torch."""
 
 
-def present(hidden: Tensor, mask: Tensor | None) -> Tensor:
+def padding_mask(hidden: Tensor, mask: Tensor | None) -> Tensor:
     """True where there is no padding: (B, T) bool."""
     if mask is None:
         return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
@@ -44,7 +44,7 @@ def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
     """
     if pooling == "cls":
         return hidden[:, 0]
-    real = present(hidden, mask)[..., None]
+    real = padding_mask(hidden, mask)[..., None]
     if pooling == "last":
         return hidden[torch.arange(len(hidden), device=hidden.device), real.sum(1)[:, 0].clamp(min=1) - 1]
     if pooling == "max":
@@ -98,12 +98,14 @@ class SequenceHead(nn.Module):
         scores = self.forward(hidden, batch.mask)
         if self.task == "single":
             weights = None if self.weights is None else self.weights.to(scores.device)
-            each = F.cross_entropy(scores, batch.labels, weights, reduction="none")
+            losses = F.cross_entropy(scores, batch.labels, weights, reduction="none")
         elif self.task == "multi":
-            each = F.binary_cross_entropy_with_logits(scores, batch.labels.float(), reduction="none").mean(1)
+            losses = F.binary_cross_entropy_with_logits(scores, batch.labels.float(), reduction="none").mean(
+                1
+            )
         else:
-            each = F.mse_loss(scores, batch.labels.float(), reduction="none").mean(1)
-        return Loss(each.sum(), float(len(each)))
+            losses = F.mse_loss(scores, batch.labels.float(), reduction="none").mean(1)
+        return Loss(losses.sum(), float(len(losses)))
 
     def predict(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """Probabilities (B, C) of the classes or labels; the numbers themselves for `regression`."""
@@ -114,8 +116,8 @@ class SequenceHead(nn.Module):
 
 
 class TokenClassificationHead(nn.Module):
-    """A label for each token; with `crf` the labels of a text are chosen together, and `only_after` says for each label
-    which ones it may follow (none: any, and it may begin a text).
+    """A label for each token; with `crf` the labels of a text are chosen together. `allowed_previous` lists, for each
+    label, the labels it may follow (empty: any, and it may begin a text).
 
     Labels (B, T) are class numbers, `IGNORED` (-100) where a token has none: padding, or a later piece of a word.
     """
@@ -127,12 +129,12 @@ class TokenClassificationHead(nn.Module):
         *,
         crf: bool = False,
         dropout: float = 0.1,
-        only_after: list[list[int]] | None = None,
+        allowed_previous: list[list[int]] | None = None,
     ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.out = Linear(d_model, n_labels, bias=True)
-        self.crf = CRF(n_labels, only_after) if crf else None
+        self.crf = CRF(n_labels, allowed_previous) if crf else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden (B, T, D) -> scores (B, T, C)."""
@@ -145,23 +147,23 @@ class TokenClassificationHead(nn.Module):
         if self.crf is None:
             total = F.cross_entropy(scores[labelled], labels[labelled], reduction="sum")
         else:
-            order, real = to_the_left(labelled)
-            total = self.crf.loss(at(scores, order), labels.gather(1, order), real).sum()
+            order, real = left_pack(labelled)
+            total = self.crf.loss(gather_positions(scores, order), labels.gather(1, order), real).sum()
         return Loss(total, float(labelled.sum()))
 
     def predict(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """The likeliest labels (B, T), `IGNORED` where `mask` is False. A mask that is False on later pieces of
         words too keeps them out of a CRF, as their labels do in training.
         """
-        scores, asked = self.forward(hidden), present(hidden, mask)
+        scores, labelled = self.forward(hidden), padding_mask(hidden, mask)
         if self.crf is None:
-            return torch.where(asked, scores.argmax(-1), IGNORED)
-        order, real = to_the_left(asked)
-        best = torch.where(real, self.crf.best(at(scores, order), real), IGNORED)
-        return torch.full_like(asked, IGNORED, dtype=best.dtype).scatter(1, order, best)
+            return torch.where(labelled, scores.argmax(-1), IGNORED)
+        order, real = left_pack(labelled)
+        best = torch.where(real, self.crf.best(gather_positions(scores, order), real), IGNORED)
+        return torch.full_like(labelled, IGNORED, dtype=best.dtype).scatter(1, order, best)
 
 
-def to_the_left(wanted: Tensor) -> tuple[Tensor, Tensor]:
+def left_pack(wanted: Tensor) -> tuple[Tensor, Tensor]:
     """For each row the places (B, N) of what is wanted, in order, then of the rest, up to the N of the row that wants
     most; and which are wanted.
     """
@@ -169,7 +171,7 @@ def to_the_left(wanted: Tensor) -> tuple[Tensor, Tensor]:
     return order, wanted.gather(1, order)
 
 
-def at(scores: Tensor, order: Tensor) -> Tensor:
+def gather_positions(scores: Tensor, order: Tensor) -> Tensor:
     """scores (B, T, C) of other positions (B, N), in their order: (B, N, C)."""
     return scores.gather(1, order[..., None].expand(-1, -1, scores.shape[2]))
 
@@ -177,17 +179,17 @@ def at(scores: Tensor, order: Tensor) -> Tensor:
 class CRF(nn.Module):
     """A linear chain (Lafferty, McCallum and Pereira 2001): each label's score, and each step's from the one before.
 
-    Scores (B, T, C); `mask` (B, T) is True on a row's first positions, False after its end. `only_after` lists for each
-    label those it may follow; one with an empty list may follow any, and begin a row.
+    Scores (B, T, C); `mask` (B, T) is True on a row's first positions, False after its end. `allowed_previous`
+    lists, for each label, those it may follow; one with an empty list may follow any, and begin a row.
     """
 
-    def __init__(self, n_labels: int, only_after: list[list[int]] | None = None) -> None:
+    def __init__(self, n_labels: int, allowed_previous: list[list[int]] | None = None) -> None:
         super().__init__()
         self.transition = nn.Parameter(torch.zeros(n_labels, n_labels))  # [before, after]
         self.start = nn.Parameter(torch.zeros(n_labels))
         self.end = nn.Parameter(torch.zeros(n_labels))
         steps, starts = torch.zeros(n_labels, n_labels), torch.zeros(n_labels)
-        for label, before in enumerate(only_after or []):
+        for label, before in enumerate(allowed_previous or []):
             if before:
                 steps[:, label] = starts[label] = NEVER
                 steps[before, label] = 0.0
@@ -208,11 +210,11 @@ class CRF(nn.Module):
     def score(self, scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """What the labels (B, T) add up to: (B,)."""
         labels = torch.where(mask, labels, 0)
-        each = scores.gather(2, labels[..., None])[..., 0] * mask
+        emissions = scores.gather(2, labels[..., None])[..., 0] * mask
         transition, start = self.allowed()
         steps = transition[labels[:, :-1], labels[:, 1:]] * mask[:, 1:]
         last = labels.gather(1, (mask.sum(1, keepdim=True) - 1).clamp(min=0))[:, 0]
-        return each.sum(1) + steps.sum(1) + start[labels[:, 0]] + self.end[last]
+        return emissions.sum(1) + steps.sum(1) + start[labels[:, 0]] + self.end[last]
 
     def log_sum(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Log of the sum over all sequences, by the forward algorithm: (B,)."""
@@ -242,11 +244,11 @@ class CRF(nn.Module):
         return torch.stack(path[::-1], dim=1)
 
 
-def context_of(batch: Batch) -> Tensor:
-    """Where an answer may be, (B, T) bool: all but the first text, and the closing id at the end, which stands for no
-    answer (there a causal model has read all); anywhere, where `batch` does not say which text an id is of.
+def context_mask(batch: Batch) -> Tensor:
+    """Where an answer may be, (B, T) bool: everywhere but in the first text. The closing id at the end means no answer
+    (there a causal model has read all). Without `batch.segments`, everywhere.
     """
-    real = present(batch.ids, batch.mask)
+    real = padding_mask(batch.ids, batch.mask)
     return real if batch.segments is None else real & (batch.segments > 0)
 
 
@@ -269,14 +271,14 @@ class SpanHead(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """hidden (B, T, D) -> log-probabilities (B, T, 2) of first and last; none where `mask` is False."""
         scores = self.out(self.dropout(hidden)).float()
-        real = present(hidden, mask)[..., None]
+        real = padding_mask(hidden, mask)[..., None]
         return scores.masked_fill(~real, float("-inf")).log_softmax(1)
 
     def loss(self, hidden: Tensor, batch: Batch) -> Loss:
         """Nats summed over texts, of each the mean of its first and last position's."""
-        logs = self.forward(hidden, context_of(batch))
-        each = F.nll_loss(logs, batch.labels, reduction="none").mean(1)
-        return Loss(each.sum(), float(len(each)))
+        logs = self.forward(hidden, context_mask(batch))
+        losses = F.nll_loss(logs, batch.labels, reduction="none").mean(1)
+        return Loss(losses.sum(), float(len(losses)))
 
     def predict(
         self, hidden: Tensor, mask: Tensor | None = None, *, longest: int = 30
@@ -290,8 +292,8 @@ class SpanHead(nn.Module):
 
 
 class Pooler(nn.Module):
-    """One state of a text with the numbers beside it, in training rows' deviations from their mean: (B, D + columns).
-    A number that is missing (nan) is the mean.
+    """The pooled state of a text and its numeric columns, standardised by the training rows: (B, D + columns).
+    A missing number (nan) becomes the mean.
     """
 
     def __init__(self, pooling: str, dropout: float, means: list[float], deviations: list[float]) -> None:
@@ -300,7 +302,7 @@ class Pooler(nn.Module):
             raise unknown_name_error("pooling", pooling, POOLINGS)
         self.pooling, self.dropout = pooling, nn.Dropout(dropout)
         self.means, self.deviations = (
-            torch.tensor(each, dtype=torch.float64) for each in (means, deviations)
+            torch.tensor(values, dtype=torch.float64) for values in (means, deviations)
         )
 
     def forward(self, hidden: Tensor, mask: Tensor | None, numbers: Tensor | None) -> Tensor:
@@ -313,7 +315,7 @@ class Pooler(nn.Module):
 
 
 class RegressionHead(nn.Module):
-    """C numbers of a text, learnt in deviations from their mean. Labels: (B, C), as they are."""
+    """C numbers of a text, standardised for training. Labels: (B, C), not standardised."""
 
     def __init__(
         self,
@@ -328,16 +330,16 @@ class RegressionHead(nn.Module):
     ) -> None:
         super().__init__()
         self.means, self.deviations = (
-            torch.tensor(each, dtype=torch.float64) for each in (means, deviations)
+            torch.tensor(values, dtype=torch.float64) for values in (means, deviations)
         )
         self.pooled = Pooler(pooling, dropout, number_means or [], number_deviations or [])
         self.out = Linear(d_model + len(number_means or []), len(means), bias=True)
 
     def features(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """What the linear layer reads of a text and the numbers beside it: (B, D + columns)."""
+        """The input of the linear layer: (B, D + columns)."""
         return self.pooled(hidden, batch.mask, batch.numbers)
 
-    def standardised(self, labels: Tensor) -> Tensor:
+    def standardise(self, labels: Tensor) -> Tensor:
         """Labels (B, C) in deviations from their mean."""
         return (labels - self.means.to(labels)) / self.deviations.to(labels)
 
@@ -347,14 +349,14 @@ class RegressionHead(nn.Module):
 
     def loss(self, hidden: Tensor, batch: Batch) -> Loss:
         """Squared error in deviations, of several numbers their mean, summed over texts."""
-        found = self.forward(hidden, batch.mask, batch.numbers)
-        labels = self.standardised(batch.labels).to(found.dtype)
-        return Loss(F.mse_loss(found, labels, reduction="none").mean(1).sum(), float(len(found)))
+        predicted = self.forward(hidden, batch.mask, batch.numbers)
+        labels = self.standardise(batch.labels).to(predicted.dtype)
+        return Loss(F.mse_loss(predicted, labels, reduction="none").mean(1).sum(), float(len(predicted)))
 
     def predict(self, hidden: Tensor, mask: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
         """The numbers themselves (B, C), float64."""
-        found = self.forward(hidden, mask, numbers).double()
-        return found * self.deviations.to(found) + self.means.to(found)
+        predicted = self.forward(hidden, mask, numbers).double()
+        return predicted * self.deviations.to(predicted) + self.means.to(predicted)
 
 
 class OrdinalHead(nn.Module):
@@ -482,12 +484,12 @@ class SimilarityHead(nn.Module):
             return Loss(F.mse_loss(cosine, batch.labels.float(), reduction="sum"), float(len(cosine)))
         others = vectors[:, 1:].transpose(0, 1).flatten(0, 1)  # the right ones, then the hard negatives
         scores = vectors[:, 0] @ others.T / self.temperature
-        scores = scores.masked_fill(also_right(batch.ids), float("-inf"))
+        scores = scores.masked_fill(duplicate_positives_mask(batch.ids), float("-inf"))
         right = torch.arange(len(scores), device=scores.device)
         return Loss(F.cross_entropy(scores, right, reduction="sum"), float(len(scores)))
 
 
-def also_right(ids: Tensor) -> Tensor:
+def duplicate_positives_mask(ids: Tensor) -> Tensor:
     """(B, (N - 1) * B), True where another text of a batch (B, N, T) reads as the row's own second does, or is the
     second of a row with the same first.
     """

@@ -32,7 +32,7 @@ class Linear(nn.Module):
         return True
 
     def whole(self) -> Tensor:
-        """The matrix (O, I) that is multiplied by, with what stands beside W added."""
+        """The effective matrix (O, I): W and what an adapter adds to it."""
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:  # (..., I) -> (..., O)

@@ -1,4 +1,4 @@
-"""What of a model is taught: a low-rank adapter beside its matrices (LoRA, Hu et al. 2021), its last layers, or all
+"""Which weights fine-tuning changes: low-rank adapters (LoRA, Hu et al. 2021), the last layers, or all
 of it with smaller rates further down.
 
 An adapter leaves W as it is and adds (α / r) B A, of rank r. B begins at zero, so that an adapted model begins as the
@@ -68,13 +68,13 @@ METHODS: dict[str, type] = {"full": FullFinetuning, "frozen": LinearProbe, "lora
 """Name → the class of its settings."""
 
 
-def teach(model: LanguageModel, method: str, settings: dict[str, Any]) -> None:
+def apply_method(model: LanguageModel, method: str, settings: dict[str, Any]) -> None:
     """Let learn what a method lets learn. UsageError where the model has not what the settings name."""
     how: Any = from_dict(METHODS[method], settings, "method.")
     if isinstance(how, LinearProbe):
         train_last(model, how.layers)
     if isinstance(how, LoRASettings):
-        adapt(model, how)
+        add_lora(model, how)
 
 
 class LoRALinear(nn.Module):
@@ -97,7 +97,7 @@ class LoRALinear(nn.Module):
 
     def rows(self) -> dict[str, tuple[int, int]]:
         """Part → its first row of W, and the one after its last."""
-        return rows_of(self.parts)
+        return row_ranges(self.parts)
 
     def up(self) -> Tensor:
         """The Bs of all parts as one matrix (O, P r), each in its rows and its columns, times α / r."""
@@ -130,7 +130,7 @@ class LoRALinear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype), bias) + F.linear(low, self.up().to(x.dtype))
 
     @torch.no_grad()
-    def merged(self) -> Linear:
+    def merge(self) -> Linear:
         """The projection that does the same without adapters."""
         merged = Linear(
             self.weight.shape[1], self.weight.shape[0], bias=self.bias is not None, parts=self.parts
@@ -141,17 +141,17 @@ class LoRALinear(nn.Module):
         return merged.to(self.weight.device)
 
 
-def rows_of(parts: dict[str, int]) -> dict[str, tuple[int, int]]:
+def row_ranges(parts: dict[str, int]) -> dict[str, tuple[int, int]]:
     """Part → first row and the one after its last, from the parts' numbers of rows."""
-    found, at = {}, 0
+    ranges, at = {}, 0
     for name, rows in parts.items():
-        found[name] = (at, at + rows)
+        ranges[name] = (at, at + rows)
         at += rows
-    return found
+    return ranges
 
 
 def projections(model: nn.Module) -> dict[str, Linear]:
-    """The projections of a model's layers by name: those an adapter can stand beside."""
+    """The projections of a model's layers by name: those that can get an adapter."""
     return {
         name: part
         for name, part in model.named_modules()
@@ -163,49 +163,49 @@ NUMBER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 """A layer's number in a parameter's name."""
 
 
-def adapt(model: LanguageModel, settings: LoRASettings) -> None:
-    """Put adapters beside a model's projections; nothing but they and the heads learns from then on.
+def add_lora(model: LanguageModel, settings: LoRASettings) -> None:
+    """Add adapters to a model's projections; only they and the heads are trained from then on.
 
     Raises UsageError for a model without projections in its layers, and for targets it does not have.
     """
-    found = projections(model)
-    if not found:
+    linears = projections(model)
+    if not linears:
         raise UsageError(
             "unsupported_model",
-            f"the layers of a {type(model).__name__} are no projections that LoRA could stand beside; take --method"
+            f"the layers of a {type(model).__name__} have no projections for LoRA; use --method"
             " full or frozen, or a Transformer",
         )
-    parts = {name: [*named(name, linear)] for name, linear in found.items()}
-    known = list(dict.fromkeys(part for each in parts.values() for part in each))
-    wanted = known if settings.targets == ALL else [each.strip() for each in settings.targets.split(",")]
-    for each in wanted:
-        if each not in known:
-            raise unknown_name_error("projection in method.targets", each, [ALL, *known])
+    parts = {name: [*lora_targets(name, linear)] for name, linear in linears.items()}
+    known = list(dict.fromkeys(part for names in parts.values() for part in names))
+    wanted = known if settings.targets == ALL else [part.strip() for part in settings.targets.split(",")]
+    for part in wanted:
+        if part not in known:
+            raise unknown_name_error("projection in method.targets", part, [ALL, *known])
     model.requires_grad_(False)
     model.heads.requires_grad_(True)
-    for name, linear in found.items():
-        linear.parts = named(name, linear)
+    for name, linear in linears.items():
+        linear.parts = lora_targets(name, linear)
         if names := [part for part in linear.parts if part in wanted]:
-            replace(model, name, LoRALinear(linear, names, settings))
+            replace_module(model, name, LoRALinear(linear, names, settings))
 
 
-def named(name: str, linear: Linear) -> dict[str, int]:
+def lora_targets(name: str, linear: Linear) -> dict[str, int]:
     """Part → rows of a projection: one that is not fused is a part by its own name."""
     return linear.parts or {name.rpartition(".")[2]: len(linear.weight)}
 
 
-def adapted(model: nn.Module) -> dict[str, LoRALinear]:
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
     """The projections that have adapters, by name."""
     return {name: part for name, part in model.named_modules() if isinstance(part, LoRALinear)}
 
 
-def merge(model: nn.Module) -> None:
+def merge_lora(model: nn.Module) -> None:
     """Add every adapter to its projection's weights; the model computes the same without them."""
-    for name, part in adapted(model).items():
-        replace(model, name, part.merged())
+    for name, part in lora_layers(model).items():
+        replace_module(model, name, part.merge())
 
 
-def replace(model: nn.Module, name: str, part: nn.Module) -> None:
+def replace_module(model: nn.Module, name: str, part: nn.Module) -> None:
     """Put another module in the place of the one of that name."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, part)
@@ -216,51 +216,51 @@ def replace(model: nn.Module, name: str, part: nn.Module) -> None:
 
 def n_layers(model: LanguageModel) -> int:
     """How many layers the deepest stack has; 0 where they are not apart."""
-    return max((number for _, number in layers(model).values()), default=-1) + 1
+    return max((number for _, number in transformer_layers(model).values()), default=-1) + 1
 
 
-def layers(model: LanguageModel) -> dict[str, tuple[str, int]]:
-    """Parameter → its stack and the number of its layer there, of those that lie in layers."""
-    found = {}
+def transformer_layers(model: LanguageModel) -> dict[str, tuple[str, int]]:
+    """Parameter → its stack and layer number, for parameters inside layers."""
+    layers_by_name = {}
     for name, _ in model.named_parameters():
         if not name.startswith("heads.") and (match := NUMBER.search(name)):
             stack = name[: match.start()]
             owner = model.get_submodule(stack.rpartition(".")[0])
-            found[name] = stack, int(match[1]) // getattr(owner, "n_directions", 1)
-    return found
+            layers_by_name[name] = stack, int(match[1]) // getattr(owner, "n_directions", 1)
+    return layers_by_name
 
 
-def below(model: LanguageModel) -> dict[str, int]:
-    """Parameter → how far below the head it lies: 0 for heads and what stands on the last layer, 1 for the last layer,
+def layer_depth(model: LanguageModel) -> dict[str, int]:
+    """Parameter → its depth below the head: 0 for heads and parameters above the last layer, 1 for the last layer,
     …, one more than there are layers for embeddings.
     """
-    inside = layers(model)
+    inside = transformer_layers(model)
     deepest: dict[str, int] = {}
     for stack, number in inside.values():
         deepest[stack] = max(deepest.get(stack, 0), number)
     bottom = max(deepest.values(), default=-1) + 2
     norm_last = getattr(model.config, "norm_first", True)  # else `norm` is that of the embeddings
-    found = {}
+    depths = {}
     for name, _ in model.named_parameters():
         if name in inside:
             stack, number = inside[name]
-            found[name] = deepest[stack] - number + 1
+            depths[name] = deepest[stack] - number + 1
         else:
             first = EMBEDDINGS.search(name) or (name.startswith("norm.") and not norm_last)
-            found[name] = bottom if first and not name.startswith("heads.") else 0
-    return found
+            depths[name] = bottom if first and not name.startswith("heads.") else 0
+    return depths
 
 
 EMBEDDINGS = re.compile(r"(^|\.|_)(embedding|position|segment)\.")
 
 
 def train_last(model: LanguageModel, n: int) -> None:
-    """Let only the last `n` layers, what stands on them, and the heads learn; with 0 the heads alone.
+    """Train only the last `n` layers, what is above them, and the heads; with 0 the heads alone.
 
     Raises UsageError where there are not so many.
     """
     if not 0 <= n <= (have := n_layers(model)):
         raise UsageError("out_of_range", f"method.layers={n}: this model has {have} layers; take 0 to {have}")
-    depth = below(model)
+    depth = layer_depth(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("heads.") or (n > 0 and depth[name] <= n))

@@ -29,18 +29,18 @@ class Recurrent(nn.Module):
         """x (B, T, I) and what is remembered (L, B, D) → the last layer's states (B, T, D) and what is
         remembered then.
 
-        What lies past `lengths` (B,) is read but not remembered.
+        Positions past `lengths` (B,) do not change the state.
         """
         state = x.new_zeros(self.n_layer, len(x), self.width) if state is None else state
         after = []
         for number, layer in enumerate(self.layers):
             before = state[number : number + 1].contiguous()
             x, last = layer(self.dropout(x) if number else x, before)
-            after.append(last if lengths is None else at_end(x, lengths, before[0])[None])
+            after.append(last if lengths is None else last_states(x, lengths, before[0])[None])
         return x, torch.cat(after)
 
 
-def at_end(x: Tensor, lengths: Tensor, otherwise: Tensor) -> Tensor:
+def last_states(x: Tensor, lengths: Tensor, otherwise: Tensor) -> Tensor:
     """Each row's entry before its end: x (B, T, D), lengths (B,) → (B, D); `otherwise` (B, D) where a row has
     none.
     """
@@ -48,7 +48,7 @@ def at_end(x: Tensor, lengths: Tensor, otherwise: Tensor) -> Tensor:
     return torch.where(lengths[:, None] > 0, x.gather(1, place)[:, 0], otherwise)
 
 
-def reverse(x: Tensor, lengths: Tensor) -> Tensor:
+def reverse_rows(x: Tensor, lengths: Tensor) -> Tensor:
     """Each row's first `lengths` entries back to front, the padding left where it is: x (B, T, D)."""
     place = torch.arange(x.shape[1], device=x.device)
     mirrored = lengths[:, None] - 1 - place

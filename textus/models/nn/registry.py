@@ -64,7 +64,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def make_loss(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """A loss by name; UsageError naming the nearest for one that is not there."""
+    """A loss by name; UsageError for an unknown one."""
     if name not in LOSSES:
         raise unknown_name_error("loss", name, LOSSES)
     return LOSSES[name]
@@ -97,8 +97,8 @@ INITIALISATIONS: dict[str, Callable[[Tensor], object]] = {
 """Name → a function that fills a matrix (outputs O, inputs I) in place, from torch's global seed.
 
 `uniform` is within ±1/√I, `normal` has a deviation of 0.02 (GPT-2's), `xavier-*` are Glorot and Bengio's (2010),
-`kaiming` is He et al.'s (2015) for ReLU, `orthogonal` Saxe et al.'s (2014). What was learnt before is the remaining
-one: `load_pretrained`, or `models.word_vectors.initial_embeddings`.
+`kaiming` is He et al.'s (2015) for ReLU, `orthogonal` Saxe et al.'s (2014). Pretrained weights are loaded by
+`load_pretrained`, or `models.word_vectors.initial_embeddings`.
 """
 
 
@@ -106,7 +106,7 @@ one: `load_pretrained`, or `models.word_vectors.initial_embeddings`.
 def initialise(module: nn.Module, name: str) -> None:
     """Draw every matrix of a module anew; vectors (biases, the scales of norms) stay as they are.
 
-    Raises UsageError for a name that is not there.
+    Raises UsageError for an unknown name.
     """
     if name not in INITIALISATIONS:
         raise unknown_name_error("initialisation", name, INITIALISATIONS)

@@ -13,8 +13,8 @@ from textus.core.rng import derive_seed
 # ── scans: one layer over time ─────────────────────────────────────────────────────────────────
 #
 # forward(inputs (T, B, G H), weight (G H, H), bias (G H,) or None, start (S, B, H), keep (T, B, 1) or None) gives
-# what each step shows (T, B, H), and what LSTM keeps beside it (T, B, H), which takes no gradient. `inputs` are the
-# products of W_ih with what is read, made in one go before; gates lie in torch.nn's order. `keep` is 0 where the
+# what each step shows (T, B, H), and the LSTM's cell state (T, B, H), which takes no gradient. `inputs` are the
+# products of W_ih with what is read, made in one go before; gates are in torch.nn's order. `keep` is 0 where the
 # state before is to be forgotten, else 1. The gradient of the weights is one product over all steps.
 
 
@@ -179,13 +179,13 @@ def scan(
     kind = inputs.dtype
     bias = layer.bias_hh_l0.to(kind) if layer.mode == "GRU" else None
     keep = None if keep is None else keep.to(kind)
-    found: tuple[Tensor, Tensor | None] = SCANS[layer.mode].apply(
+    result: tuple[Tensor, Tensor | None] = SCANS[layer.mode].apply(
         inputs, layer.weight_hh_l0.to(kind), bias, start, keep
     )
-    return found
+    return result
 
 
-def read_on(layer: Any, inputs: Tensor, start: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def continue_scan(layer: Any, inputs: Tensor, start: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """What a layer shows (T, B, H), and its state (S, B, H) after `lengths` steps of each row."""
     shown, kept = scan(layer, inputs, start)
     row = torch.arange(inputs.shape[1], device=inputs.device)
@@ -194,7 +194,7 @@ def read_on(layer: Any, inputs: Tensor, start: Tensor, lengths: Tensor) -> tuple
     return shown, torch.stack(after)
 
 
-def dropped(x: Tensor, p: float, seed: int, number: int) -> Tensor:
+def recurrent_dropout(x: Tensor, p: float, seed: int, number: int) -> Tensor:
     """Dropout of x (T, B, D), the `number`-th of a seed: the same units at every step of a row."""
     if not p:
         return x
@@ -203,7 +203,7 @@ def dropped(x: Tensor, p: float, seed: int, number: int) -> Tensor:
     return x * (kept.to(x) / (1 - p))
 
 
-def starts(documents: Tensor | None) -> Tensor | None:
+def document_reset_mask(documents: Tensor | None) -> Tensor | None:
     """1 where a row's document is the one of the step before, 0 where another begins: (T, B, 1); None where no
     row has a second one. documents (B, T).
     """
@@ -215,7 +215,7 @@ def starts(documents: Tensor | None) -> Tensor | None:
     return F.pad(same, (1, 0), value=True).t()[..., None]
 
 
-def from_the_end(lengths: Tensor, time: int) -> Tensor:
+def reversal_index(lengths: Tensor, time: int) -> Tensor:
     """Places (T, B) that read each row's first `lengths` columns backwards and leave the padding where it is."""
     column = torch.arange(time, device=lengths.device)[:, None]
     return torch.where(column < lengths, lengths - 1 - column, column)

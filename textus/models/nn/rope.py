@@ -47,13 +47,13 @@ class RopeScaling:
             )
 
     @property
-    def sharpness(self) -> float:
+    def attention_scale(self) -> float:
         """What cosines and sines are multiplied by."""
         if self.kind != "yarn":
             return 1.0
         return 0.1 * math.log(self.factor) + 1.0 if self.attention_factor is None else self.attention_factor
 
-    def slow(self, frequency: Tensor, theta: float) -> Tensor:
+    def scaled_frequencies(self, frequency: Tensor, theta: float) -> Tensor:
         """Frequencies (K / 2) in radians a position, slowed."""
         return frequency * self._kept(frequency, theta).lerp(torch.ones_like(frequency), 1 / self.factor)
 
@@ -81,8 +81,8 @@ def rotary_table(
     """Cosines and sines of the rotary angles: (length, K) each, halves repeated."""
     frequency = theta ** -(torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
     if scaling is not None:
-        frequency = scaling.slow(frequency, theta)
-    sharpness = 1.0 if scaling is None else scaling.sharpness
+        frequency = scaling.scaled_frequencies(frequency, theta)
+    sharpness = 1.0 if scaling is None else scaling.attention_scale
     angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # (length, K / 2)
     angle = torch.cat([angle, angle], dim=-1)
     return (angle.cos() * sharpness).float(), (angle.sin() * sharpness).float()
@@ -116,7 +116,7 @@ class RotaryTable(nn.Module):
             self.cos, self.sin = cos, sin
         return cos[:n], sin[:n]
 
-    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def at_positions(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Of positions (...), as `rotate` takes them: (..., 1, K) each."""
         cos, sin = self.first(1 + int(positions.max()) if positions.numel() else 0)
         return cos[positions].unsqueeze(-2), sin[positions].unsqueeze(-2)

@@ -1,6 +1,6 @@
 """What a VAE is made of: encoders and decoders, recurrent or Transformer, and rows of one text each.
 
-Shapes: B rows, T time, D width, C what the decoder is told of the latent, L layers, R texts.
+Shapes: B rows, T time, D width, C the decoder's condition (latent, source), L layers, R texts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from textus.data.batch import Batch
 from textus.models.nn.attention import DecoderBlock, DecoderConfig, KeyValueCache
 from textus.models.nn.layers import causal_mask, make_norm, plain_attention
 from textus.models.nn.linear import Linear
-from textus.models.nn.recurrent import Recurrent, reverse
+from textus.models.nn.recurrent import Recurrent, reverse_rows
 from textus.models.nn.rope import RotaryTable
 
 # ── texts of a batch ───────────────────────────────────────────────────────────────────────────
@@ -31,7 +31,7 @@ def real_positions(ids: Tensor, lengths: Tensor | None = None, mask: Tensor | No
     return torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
 
 
-def apart(batch: Batch) -> tuple[Batch, Tensor | None]:
+def unpack_documents(batch: Batch) -> tuple[Batch, Tensor | None]:
     """The documents packed in a batch as rows of their own, right-padded, and where in it (R, T) each position
     was; a batch without documents as it is, and None.
     """
@@ -51,7 +51,7 @@ def apart(batch: Batch) -> tuple[Batch, Tensor | None]:
     return replace(batch, **flat, weights=weights, mask=mask, documents=None), places
 
 
-def back(values: Tensor, places: Tensor | None, batch: Batch) -> Tensor:
+def repack_documents(values: Tensor, places: Tensor | None, batch: Batch) -> Tensor:
     """Values (R, T) of the texts, zero on padding, at their places in the batch (B, T)."""
     if places is None:
         return values
@@ -88,8 +88,8 @@ class RecurrentEncoder(nn.Module):
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         """States (B, T, D) of embedded ids (B, T, D) whose padding at the right is not `real` (B, T)."""
         lengths = real.sum(1)
-        behind = self.behind(reverse(x, lengths))[0]
-        return torch.cat([self.ahead(x)[0], reverse(behind, lengths)], 2)
+        behind = self.behind(reverse_rows(x, lengths))[0]
+        return torch.cat([self.ahead(x)[0], reverse_rows(behind, lengths)], 2)
 
 
 class RecurrentDecoder(nn.Module):
@@ -97,26 +97,26 @@ class RecurrentDecoder(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        width, told = config.d_model, told_width(config)
+        width, condition = config.d_model, condition_width(config)
         self.body = Recurrent(width, width, config.n_layer, config.dropout)
-        self.first = Linear(told, config.n_layer * width, bias=True)
-        self.each = Linear(told, width)
+        self.first = Linear(condition, config.n_layer * width, bias=True)
+        self.condition_in = Linear(condition, width)
         self.out = Linear(width, width, bias=True)
-        self.told_out = Linear(told, width)
+        self.condition_out = Linear(condition, width)
 
-    def start(self, told: Tensor, length: int) -> RecurrentState:
-        """What is remembered before the first id, of rows told (B, C)."""
-        first = torch.tanh(self.first(told)).view(len(told), self.body.n_layer, -1)
+    def init_state(self, condition: Tensor, length: int) -> RecurrentState:
+        """The state before the first id for conditions (B, C)."""
+        first = torch.tanh(self.first(condition)).view(len(condition), self.body.n_layer, -1)
         return RecurrentState(first.transpose(0, 1))
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """States (B, T, D) of embedded ids (B, T, D)."""
-        return self.read_on(x, told, self.start(told, x.shape[1]), None)
+        return self.step(x, condition, self.init_state(condition, x.shape[1]), None)
 
-    def read_on(self, x: Tensor, told: Tensor, state: RecurrentState, lengths: Tensor | None) -> Tensor:
+    def step(self, x: Tensor, condition: Tensor, state: RecurrentState, lengths: Tensor | None) -> Tensor:
         """The same after what `state` remembers, which is brought up to date."""
-        hidden, state.kept = self.body(x + self.each(told)[:, None], state.kept, lengths)
-        mixed: Tensor = self.out(hidden) + self.told_out(told)[:, None]
+        hidden, state.kept = self.body(x + self.condition_in(condition)[:, None], state.kept, lengths)
+        mixed: Tensor = self.out(hidden) + self.condition_out(condition)[:, None]
         return mixed
 
 
@@ -142,10 +142,10 @@ class TransformerStack(nn.Module):
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Of positions (T,) or (B, T); padding may point past the end."""
-        return self.rotary.at(positions.clamp(max=self.rotary.length - 1))
+        return self.rotary.at_positions(positions.clamp(max=self.rotary.length - 1))
 
-    def through(self, x: Tensor, mask: Tensor) -> Tensor:
-        """States (B, T, D); `mask` says who may look where."""
+    def run_blocks(self, x: Tensor, mask: Tensor) -> Tensor:
+        """States (B, T, D); `mask` limits attention."""
         angles = self.angles(torch.arange(x.shape[1], device=x.device))
         for block in self.blocks:
             x = block(x, angles, mask, plain_attention)
@@ -160,7 +160,7 @@ class TransformerEncoder(TransformerStack):
         """States (B, T, D) of embedded ids (B, T, D)."""
         look = real[:, None, None, :].clone()
         look[..., 0] = True  # a row of padding only must look somewhere
-        return self.through(x, look)
+        return self.run_blocks(x, look)
 
 
 class TransformerDecoder(TransformerStack):
@@ -168,23 +168,26 @@ class TransformerDecoder(TransformerStack):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.each = Linear(told_width(config), config.d_model)
-        self.told_out = Linear(told_width(config), config.d_model)
+        self.condition_in = Linear(condition_width(config), config.d_model)
+        self.condition_out = Linear(condition_width(config), config.d_model)
 
-    def start(self, told: Tensor, length: int) -> KeyValueCache:
-        """Room for `length` positions of rows told (B, C)."""
+    def init_state(self, condition: Tensor, length: int) -> KeyValueCache:
+        """An empty cache for `length` positions and conditions (B, C)."""
         shape = self.shape
-        room = (shape.n_layer, len(told), length, shape.n_kv_head, shape.d_head)
-        lengths = torch.zeros(len(told), dtype=torch.long, device=told.device)
-        return KeyValueCache(told.new_zeros(room), told.new_zeros(room), lengths)
+        sizes = (shape.n_layer, len(condition), length, shape.n_kv_head, shape.d_head)
+        lengths = torch.zeros(len(condition), dtype=torch.long, device=condition.device)
+        return KeyValueCache(condition.new_zeros(sizes), condition.new_zeros(sizes), lengths)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """States (B, T, D) of embedded ids (B, T, D)."""
         mask = causal_mask(x.shape[1]).to(x.device)
-        mixed: Tensor = self.through(x + self.each(told)[:, None], mask) + self.told_out(told)[:, None]
+        mixed: Tensor = (
+            self.run_blocks(x + self.condition_in(condition)[:, None], mask)
+            + self.condition_out(condition)[:, None]
+        )
         return mixed
 
-    def read_on(self, x: Tensor, told: Tensor, state: KeyValueCache, lengths: Tensor | None) -> Tensor:
+    def step(self, x: Tensor, condition: Tensor, state: KeyValueCache, lengths: Tensor | None) -> Tensor:
         """The same after what `state` remembers, which is brought up to date."""
         column = torch.arange(x.shape[1], device=x.device)
         taken = state.lengths.new_full(state.lengths.shape, x.shape[1]) if lengths is None else lengths
@@ -193,7 +196,7 @@ class TransformerDecoder(TransformerStack):
         slots = (row, col, positions[row, col])
         length = int((state.lengths + taken).max())
         mask = (torch.arange(length, device=x.device) <= positions[:, :, None])[:, None]
-        x, angles = x + self.each(told)[:, None], self.angles(positions)
+        x, angles = x + self.condition_in(condition)[:, None], self.angles(positions)
         for layer, block in enumerate(self.blocks):
 
             def store(k: Tensor, v: Tensor, layer: int = layer) -> tuple[Tensor, Tensor]:
@@ -202,7 +205,7 @@ class TransformerDecoder(TransformerStack):
 
             x = block.cached(x, angles, mask, store)
         state.lengths = state.lengths + taken
-        mixed: Tensor = self.norm(x) + self.told_out(told)[:, None]
+        mixed: Tensor = self.norm(x) + self.condition_out(condition)[:, None]
         return mixed
 
 
@@ -210,7 +213,7 @@ State = Any
 """`RecurrentState` or `KeyValueCache`: rows that `select` and `join`."""
 
 
-def told_width(config: Any) -> int:
+def condition_width(config: Any) -> int:
     """C: the latent, and with a source what was taken from it."""
     return int(config.d_latent + (config.d_model if config.conditional else 0))
 
