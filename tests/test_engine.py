@@ -20,7 +20,8 @@ from torch import Tensor
 from textus.core.errors import RunError, UsageError
 from textus.generation import engine as engine_module
 from textus.generation.engine import AsyncEngine, Engine, TokenEvent
-from textus.generation.sampling import BOUNDS, Bound, SamplingParams, generate
+from textus.generation.params import BOUNDS, Bound, SamplingParams
+from textus.generation.sampling import generate
 from textus.models.contract import LanguageModel
 
 END = 0

@@ -32,7 +32,7 @@ from textus.evaluation.perplexity import (
     score_ids,
     score_text,
 )
-from textus.generation.sampling import SamplingParams
+from textus.generation.params import SamplingParams
 from textus.models.contract import Capabilities, LanguageModel
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig

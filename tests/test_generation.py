@@ -14,8 +14,8 @@ from raising import raises
 from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
+from textus.generation.params import SamplingParams
 from textus.generation.sampling import (
-    SamplingParams,
     append_or_truncate,
     apply_repetition_penalty,
     filtered_probs,

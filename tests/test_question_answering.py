@@ -389,7 +389,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
         model="encoder",
         out=folder / "run",
         epochs=6,
-        settings=[*SMALL, "task.longest=24", "task.stride=6"],
+        overrides=[*SMALL, "task.longest=24", "task.stride=6"],
     )
 
 
@@ -412,9 +412,9 @@ def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None
         model=family,
         out=tmp_path / "run",
         epochs=epochs,
-        settings=[*SMALL, f"optim.rate={rate}"],
+        overrides=[*SMALL, f"optim.rate={rate}"],
     )
-    scores = run.evaluate_task(written(tmp_path / "test.jsonl", questions(60, seed=1)))
+    scores = run.evaluate(written(tmp_path / "test.jsonl", questions(60, seed=1)))
     assert scores["f1"]["value"] > 0.8
     assert (scores["metric_style"], scores["f1"]["n"]) == ("squad", 60)
     assert not run.task.settings.no_answer
@@ -422,7 +422,7 @@ def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None
 
 def test_where_there_is_none_it_says_so(tuned: api.Run, tmp_path: Path) -> None:
     assert tuned.record["task_settings"]["no_answer"]
-    scores = tuned.evaluate_task(written(tmp_path / "test.jsonl", questions(100, seed=1, none=0.5)))
+    scores = tuned.evaluate(written(tmp_path / "test.jsonl", questions(100, seed=1, none=0.5)))
     assert scores["no_answer_accuracy"]["value"] > 0.8
     assert scores["f1_with_answer"]["value"] > 0.8
     assert scores["best_f1"] >= scores["f1"]["value"] - 1e-9
@@ -453,9 +453,9 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> Non
     data = written(tmp_path / "train.jsonl", questions(120, none=0.2))
     settings = [*SMALL, "task.longest=16", "task.stride=3"]
     run = api.finetune(
-        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=2, settings=settings
+        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=2, overrides=settings
     )
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
 
 
 def test_an_epoch_is_all_windows_and_contexts_are_held_out_whole(
@@ -465,7 +465,7 @@ def test_an_epoch_is_all_windows_and_contexts_are_held_out_whole(
     data = written(tmp_path / "train.jsonl", rows)
     settings = [*SMALL, "task.longest=12", "task.stride=3"]
     run = api.finetune(
-        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=1, settings=settings
+        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=1, overrides=settings
     )
     err = capsys.readouterr().err
     match = re.search(r"([\d,]+) rows to learn from \(([\d,]+) windows\)", err)
@@ -506,9 +506,9 @@ def test_chinese_is_read_and_measured_by_character(tmp_path: Path) -> None:
         rows.append({"question": "谁？", "context": context, "answers": [{"text": name, "start": 4}]})
     data = written(tmp_path / "r.jsonl", rows)
     run = api.finetune(
-        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=4, settings=SMALL
+        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=4, overrides=SMALL
     )
-    scores = run.evaluate_task(data)
+    scores = run.evaluate(data)
     assert (scores["metric_style"], scores["f1"]["value"] > 0.9) == ("cmrc2018", True)
     assert run.predict([("谁？", "我们一起李四看电影")])[0]["answer"] == "李四"
 

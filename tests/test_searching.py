@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     for text in documents(300, seed=1):
         rows.append({"text": text, "text_pair": " ".join(draw.sample(words := text.split(), len(words)))})
     data = written(folder / "pairs.jsonl", rows)
-    return api.finetune(data, task="similarity", model="gru", out=folder / "run", epochs=3, settings=SMALL)
+    return api.finetune(data, task="similarity", model="gru", out=folder / "run", epochs=3, overrides=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,9 @@ def test_weights_that_were_changed_are_seen(copied: Path) -> None:
 
 def test_a_query_with_another_model_is_refused(copied: Path, run: api.Run, tmp_path: Path) -> None:
     data = written(tmp_path / "p.jsonl", [{"text": t, "text_pair": t} for t in documents(300, seed=1)])
-    other = api.finetune(data, task="similarity", model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    other = api.finetune(
+        data, task="similarity", model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL
+    )
     shutil.rmtree(copied / "run")
     shutil.copytree(other.path, copied / "run")
     index = api.open_index(copied)

@@ -8,8 +8,7 @@ examples are read once, and kept in the model's cache for all texts asked after 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,6 +23,7 @@ from textus.core.io import write_atomic, write_json
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.read_options import ReadOptions
+from textus.evaluation.config import FewShotConfig
 from textus.evaluation.perplexity import scoring_mode
 from textus.generation.sampling import bos_ids
 from textus.metrics.resampling import bootstrap, interval
@@ -45,45 +45,6 @@ SHARE = 4
 """A text may fill this part of the context; the end of a longer one is not read."""
 
 
-@dataclass(frozen=True)
-class FewShotConfig:
-    """How rows are put to the model: `template` with {text} (and {text_pair}), {label} at its end; `verbalizer`: what a
-    class is called there; `shots` examples in all; `repeats` draws of them; at most `limit` rows are scored (0: all).
-    """
-
-    template: str = ""
-    verbalizer: Mapping[str, str] = field(default_factory=dict)
-    shots: tuple[int, ...] = (0, 1, 2, 4, 8)
-    repeats: int = 3
-    limit: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.shots or min(self.shots) < 0 or self.repeats < 1 or self.limit < 0:
-            raise UsageError(
-                "out_of_range",
-                f"shots {self.shots}, repeats {self.repeats}, limit {self.limit}: 0 or more, repeats 1 or more",
-            )
-        if self.template and not (self.template.endswith("{label}") and "{text}" in self.template):
-            raise UsageError(
-                "invalid_value", f"--template {self.template!r}: it must hold {{text}} and end with {{label}}"
-            )
-
-
-def parse_verbalizer(spelled: str | None) -> dict[str, str]:
-    """`0=bad,1=good`: what each class is called in the prompt."""
-    found = {}
-    for part in filter(None, (each.strip() for each in (spelled or "").split(","))):
-        label, equals, word = (each.strip() for each in part.partition("="))
-        if not (label and equals and word):
-            raise UsageError(
-                "invalid_value",
-                f"--verbalizer {spelled!r}: {part!r} is no pair; write CLASS=WORD, such as 0=bad,1=good",
-            )
-        found[label] = word
-    return found
-
-
 # ── asking ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -102,10 +63,10 @@ class PromptScorer:
                 f"a {type(model).__name__} does not predict what comes next; give a run of a decoder, an lstm, …",
             )
         self.model, self.tokenizer, self.labels = model, tokenizer, list(labels)
-        for label in how.verbalizer:
+        for label in how.class_words:
             if label not in self.labels:
                 raise unknown_name_error("class", label, self.labels)
-        self.verbalizer = {label: how.verbalizer.get(label, label) for label in labels}
+        self.verbalizer = {label: how.class_words.get(label, label) for label in labels}
         self.template = how.template
         self.blank = re.search(r"\s*$", self.template.removesuffix("{label}"))[0]  # type: ignore[index]
         self.ends = [tokenizer.encode(self.blank + self.verbalizer[label]) for label in labels]

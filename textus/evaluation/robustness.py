@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from textus.augment.augmenter import (
-    AugmentSettings,
+    AugmentConfig,
     apply_operation,
     content_hash,
     make_operations,
@@ -96,9 +96,9 @@ def irrelevant_sentence(units: Tokens, random: Random, rate: float) -> Tokens:
 
 def make_perturbations(vectors: Path | None) -> dict[str, Operation]:
     """What is done to the rows, by name; synonyms only where there is a source of them, else that is told."""
-    found = make_operations(AugmentSettings("typos,ocr"))
+    found = make_operations(AugmentConfig("typos,ocr"))
     try:
-        found |= make_operations(AugmentSettings("synonyms", vectors=str(vectors or "")))
+        found |= make_operations(AugmentConfig("synonyms", vectors=str(vectors or "")))
     except UsageError as error:
         log_notice(f"robustness to synonyms is not measured: {error}")
     return found | {

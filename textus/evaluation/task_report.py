@@ -227,7 +227,7 @@ def baseline_run(run: Path, record: dict[str, Any], file: LabelledFile | None = 
         kept = baseline_folder(family, record)
         if is_intact_run(kept):
             return kept
-        config = replace(recorded_config(record), family=family)
+        config = replace(recorded_config(record), model=family)
         files = [file or read_file(config.data, config)]
         files += [read_file(config.dev, config)] if config.dev else []
         if fingerprint_of(files) != corpus["fingerprint"]:
