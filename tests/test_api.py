@@ -250,7 +250,7 @@ def test_force_replaces_only_its_own_kind(tmp_path: Path, there: str, wanted: st
     if there == wanted:
         check_output_dir(folder, force=True, kind=wanted)
         return
-    with pytest.raises(UsageError, match=f"holds a {there}, so it is not replaced even with --force"):
+    with raises(UsageError, "already_exists", there):
         check_output_dir(folder, force=True, kind=wanted)
 
 
@@ -267,10 +267,10 @@ def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path) -> None:
         (mine / "dear.txt").write_text("Dear all")
         for theirs in ("{}", "[]", "no JSON", json.dumps({**dict.fromkeys(keys, 1.5), "name": "mine"})):
             (mine / name).write_text(theirs)
-            with pytest.raises(UsageError, match=f"is no {kind}, so it is not replaced"):
+            with raises(UsageError, "already_exists", kind):
                 check_output_dir(mine, force=True, kind=kind)
         (mine / "documents.jsonl").write_text('{"text": "mine"}')
         (mine / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-        with pytest.raises(UsageError, match=f"is no {kind}, so it is not replaced"):
+        with raises(UsageError, "already_exists", kind):
             check_output_dir(mine, force=True, kind=kind)
     assert (tmp_path / "letters" / "dear.txt").read_text() == "Dear all"

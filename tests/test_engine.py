@@ -111,7 +111,7 @@ def test_any_schedule_of_joins_and_cancellations(
     """Every request gets what it would get alone, and a cancelled one the beginning of it."""
     model = Remembering(RememberingConfig(context_length=context_length))
     engine = Engine(model, end_id=END, max_rows=max_rows)
-    numbers: dict[int, int] = {}  # request -> place in `asked`
+    numbers: dict[int, int] = {}  # request -> place in `requests`
     ids: dict[int, list[int]] = defaultdict(list)
     cancelled: set[int] = set()
     for step in range(200):

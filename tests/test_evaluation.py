@@ -369,7 +369,7 @@ def test_a_split_of_a_corpus(tmp_path: Path, tokenizer: Tokenizer) -> None:
 
 def test_bad_strides_and_empty_texts_are_refused(tokenizer: Tokenizer) -> None:
     for stride in (0, 17, -1):
-        with pytest.raises(UsageError, match=f"stride {stride}"):
+        with raises(UsageError, "out_of_range", f"stride {stride}"):
             evaluate(decoder(tokenizer), tokenizer, TEXT, stride=stride)
     for texts in ("", [], ["", ""]):
         with raises(DataError, "empty_data"):

@@ -198,7 +198,7 @@ def test_runs_that_do_not_belong_are_refused(
     assert "not with --ensemble" in capsys.readouterr().err
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
-    with pytest.raises(DataError, match="holds no text"):
+    with raises(DataError, "empty_data", "empty.txt"):
         tuned.triples(empty, entities=tagger.path)
 
 

@@ -174,9 +174,9 @@ def test_moved_validation_rows_are_read_where_they_are_now(rows: Path, trained: 
     assert open_run(run).record["corpus"]["dev"] == str(tmp_path / "moved.jsonl")
     alone = api.finetune(data, model="gru", out=tmp_path / "alone", overrides=settings)
     again = started_again(alone.path, tmp_path / "again")
-    with pytest.raises(UsageError, match=r"--dev .*moved\.jsonl: .* no validation rows of their own"):
+    with raises(UsageError, "option_not_applicable", "--dev", "moved.jsonl"):
         api.resume(again, dev=tmp_path / "moved.jsonl")
-    with pytest.raises(UsageError, match=r"--dev .*moved\.jsonl: goes with fine-tuned runs"):
+    with raises(UsageError, "option_not_applicable", "--dev", "moved.jsonl"):
         api.resume(trained, dev=tmp_path / "moved.jsonl")
 
 

@@ -91,13 +91,13 @@ def test_it_is_kept_verified_shown_and_read_again(
     again = api.open_run(shutil.copytree(linear.path, tmp_path / "copy"))
     assert again.predict(["a grand film"]) == linear.predict(["a grand film"])
     assert main(["resume", str(linear.path)]) == 0
-    with pytest.raises(UsageError, match="for one: textus evaluate RUN"):
+    with raises(UsageError, "missing_argument", "textus evaluate RUN"):
         api.compare([linear], on=linear.path / "log.jsonl")
-    with pytest.raises(UsageError, match="not to predict text"):
+    with raises(UsageError, "not_a_language_model", "classification"):
         linear.generate("the film")
     with (tmp_path / "copy" / "model.safetensors").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(RunError, match="was changed"):
+    with raises(RunError, "damaged", "model.safetensors"):
         api.verify(tmp_path / "copy")
 
 

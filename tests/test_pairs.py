@@ -385,7 +385,7 @@ def test_a_run_on_pairs_translates_what_it_has_not_seen(
     (tmp_path / "held.jsonl").write_text(rows)
     assert run.evaluate(tmp_path / "held.jsonl", samples=False)["bits_per_byte"] == scores["bits_per_byte"]
     (tmp_path / "held.txt").write_text("ABC")
-    with pytest.raises(DataError, match="has no pairs"):
+    with raises(DataError, "incompatible_data", "held.txt"):
         read_pairs(tmp_path / "held.txt")
 
 

@@ -205,11 +205,11 @@ def test_an_answer_through_a_token_is_learnt_whole_and_told(capsys: pytest.Captu
     answers = [at("believer"), at("Rome"), at("went to Rome")]
     examples = task.make_examples([record(answers=[answer]) for answer in answers], labelled=True)
     rows = task.encode(examples, word_tokenizer(), InputTemplate((0,), 0, None))
-    answers = []
+    trained_on = []
     for row in rows:
         low, high = (row.meta.places[n - row.meta.first] for n in row.label)
-        answers.append(CONTEXT[low[0] : high[1]].strip())
-    assert answers == ["unbeliever", "Rome", "went to Rome"]
+        trained_on.append(CONTEXT[low[0] : high[1]].strip())
+    assert trained_on == ["unbeliever", "Rome", "went to Rome"]
     err = capsys.readouterr().err
     assert "1 of 3 answers begin or end within a token" in err
     assert "1 of 3 answers are longer than 2 tokens" in err
@@ -367,10 +367,10 @@ def questions(n: int, seed: int = 0, none: float = 0.0) -> list[dict[str, Any]]:
     rows = []
     for number in range(n):
         kind = draw.choice(("who", "where"))
-        answers, other = (NAMES, PLACES) if kind == "who" else (PLACES, NAMES)
+        candidates, other = (NAMES, PLACES) if kind == "who" else (PLACES, NAMES)
         words = draw.choices(FILLING, k=draw.randint(2, 5))
         words.insert(draw.randrange(len(words)), draw.choice(other))
-        answer = None if draw.random() < none else draw.choice(answers)
+        answer = None if draw.random() < none else draw.choice(candidates)
         before = draw.randrange(len(words))
         context = " ".join([*words[:before], *([answer] if answer else []), *words[before:]])
         start = len(" ".join(words[:before])) + (before > 0)

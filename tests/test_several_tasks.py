@@ -232,8 +232,10 @@ def test_what_a_step_sees_follows_from_seed_and_step_alone() -> None:
     for name in SIZES:  # each task's batches one after the other, none passed over
         mine = [turn for task, turn in turns if task == name]
         assert mine == list(range(len(mine)))
-    for step in (0, 7, STEPS_AT_ONCE - 1, STEPS_AT_ONCE, STEPS_AT_ONCE + 1, steps):
-        assert first.steps_per_task(step) == {name: sum(t == name for t, _ in turns[:step]) for name in SIZES}
+    for count in (0, 7, STEPS_AT_ONCE - 1, STEPS_AT_ONCE, STEPS_AT_ONCE + 1, steps):
+        assert first.steps_per_task(count) == {
+            name: sum(t == name for t, _ in turns[:count]) for name in SIZES
+        }
     assert turns != [mixed(SIZES, 0.5, seed=1).task_at(step) for step in range(steps)]
 
 

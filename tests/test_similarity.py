@@ -336,8 +336,8 @@ def test_figures_of_search_are_scikit_learns() -> None:
     scores = draw.normal(size=(30, 40)) + gains
     result = np.argsort(-scores, axis=1).tolist()
     right = [{place: gain for place, gain in enumerate(row) if gain} for row in gains]
-    scores = ranking.ranking_scores(result, right)
-    assert scores["ndcg@10"]["value"] == pytest.approx(sklearn.ndcg_score(gains, scores, k=10))
+    figures = ranking.ranking_scores(result, right)
+    assert figures["ndcg@10"]["value"] == pytest.approx(sklearn.ndcg_score(gains, scores, k=10))
     single = np.zeros_like(gains)
     single[np.arange(30), draw.integers(0, 40, 30)] = 1.0
     lists = np.argsort(-scores, axis=1)
@@ -348,7 +348,7 @@ def test_figures_of_search_are_scikit_learns() -> None:
     for k in (1, 5, 10):
         expected = sklearn.top_k_accuracy_score(single.argmax(1), scores, k=k, labels=np.arange(40))
         assert np.mean([ranking.recall(list(a), b, k) for a, b in zip(lists, alone, strict=True)]) == expected
-    assert all(row["low"] <= row["value"] <= row["high"] for row in scores.values())
+    assert all(row["low"] <= row["value"] <= row["high"] for row in figures.values())
 
 
 def test_a_short_list_and_an_empty_one_have_found_nothing_more() -> None:
