@@ -173,12 +173,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, api.Run]:
     })  # fmt: skip
     made = {}
     for name, families in (("plain", PLAIN), ("pairs", PAIRED)):
-        corpus = textus.build_corpus(folder / f"{name}.jsonl", out=folder / name, settings=["min_chars=1"])
+        corpus = textus.build_corpus(folder / f"{name}.jsonl", out=folder / name, overrides=["min_chars=1"])
         for family in families:
             steps = None if family in ("ngram", "hmm") else 3
             settings = SMALL.get(family, ["model.n_layer=1", "model.d_model=16"])
             made[family] = textus.train(
-                corpus, model=family, tokenizer="char", steps=steps, settings=settings, out=folder / family
+                corpus, model=family, tokenizer="char", steps=steps, overrides=settings, out=folder / family
             )
     return made
 

@@ -153,7 +153,7 @@ def test_heads_are_behind_the_layers_they_read_from(family: str, tmp_path: Path)
     tags = [{"tokens": ["Anna", f"came{n}"], "tags": ["B-PER", "O"]} for n in range(20)]
     run = finetune(
         written(tmp_path / "rows.jsonl", rows), model=family, out=tmp_path / "run", epochs=4,
-        settings=["model.n_layer=1", "model.d_model=16"],
+        overrides=["model.n_layer=1", "model.d_model=16"],
         extra_tasks=[f"tags:tagging={written(tmp_path / 'tags.jsonl', tags)}"],
     )  # fmt: skip
     summary = show(run)

@@ -32,7 +32,7 @@ from textus.evaluation.perplexity import (
     score_ids,
     score_text,
 )
-from textus.generation.sampling import SamplingParams
+from textus.generation.params import SamplingParams
 from textus.models.contract import Capabilities, LanguageModel
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
@@ -369,7 +369,7 @@ def test_a_split_of_a_corpus(tmp_path: Path, tokenizer: Tokenizer) -> None:
 
 def test_bad_strides_and_empty_texts_are_refused(tokenizer: Tokenizer) -> None:
     for stride in (0, 17, -1):
-        with pytest.raises(UsageError, match=f"stride {stride}"):
+        with raises(UsageError, "out_of_range", f"stride {stride}"):
             evaluate(decoder(tokenizer), tokenizer, TEXT, stride=stride)
     for texts in ("", [], ["", ""]):
         with raises(DataError, "empty_data"):

@@ -8,8 +8,7 @@ The examples are read once and stay in the model's cache for all texts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,6 +23,7 @@ from textus.core.io import write_atomic, write_json
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.read_options import ReadOptions
+from textus.evaluation.config import FewShotConfig
 from textus.evaluation.perplexity import scoring_mode
 from textus.generation.sampling import bos_ids
 from textus.metrics.resampling import bootstrap, interval
@@ -45,46 +45,7 @@ MAX_TEXT_SHARE = 4
 """A text is truncated to the context length divided by this."""
 
 
-@dataclass(frozen=True)
-class FewShotConfig:
-    """How rows become prompts: `template` with {text} (and {text_pair}), and {label} at its end; `verbalizer`: the word
-    for each class; `shots`: numbers of examples; `repeats`: draws of examples; `limit`: most rows to score (0: all).
-    """
-
-    template: str = ""
-    verbalizer: Mapping[str, str] = field(default_factory=dict)
-    shots: tuple[int, ...] = (0, 1, 2, 4, 8)
-    repeats: int = 3
-    limit: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.shots or min(self.shots) < 0 or self.repeats < 1 or self.limit < 0:
-            raise UsageError(
-                "out_of_range",
-                f"shots {self.shots}, repeats {self.repeats}, limit {self.limit}: 0 or more, repeats 1 or more",
-            )
-        if self.template and not (self.template.endswith("{label}") and "{text}" in self.template):
-            raise UsageError(
-                "invalid_value", f"--template {self.template!r}: it must hold {{text}} and end with {{label}}"
-            )
-
-
-def parse_verbalizer(spelled: str | None) -> dict[str, str]:
-    """`0=bad,1=good` as the word for each class."""
-    verbalizer = {}
-    for part in filter(None, map(str.strip, (spelled or "").split(","))):
-        label, equals, word = map(str.strip, part.partition("="))
-        if not (label and equals and word):
-            raise UsageError(
-                "invalid_value",
-                f"--verbalizer {spelled!r}: {part!r} is not a pair; write CLASS=WORD, such as 0=bad,1=good",
-            )
-        verbalizer[label] = word
-    return verbalizer
-
-
-# ── scoring ────────────────────────────────────────────────────────────────────────────────────
+# ── scoring ─────────────────────────────────────────────────────────────────────────────────────
 
 
 class PromptScorer:
@@ -102,10 +63,10 @@ class PromptScorer:
                 f"a {type(model).__name__} cannot predict the next token; use a run of a decoder, an lstm, …",
             )
         self.model, self.tokenizer, self.labels = model, tokenizer, list(labels)
-        for label in config.verbalizer:
+        for label in config.class_words:
             if label not in self.labels:
                 raise unknown_name_error("class", label, self.labels)
-        self.verbalizer = {label: config.verbalizer.get(label, label) for label in labels}
+        self.verbalizer = {label: config.class_words.get(label, label) for label in labels}
         self.template = config.template
         self.blank = re.search(r"\s*$", self.template.removesuffix("{label}"))[0]  # type: ignore[index]
         self.ends = [tokenizer.encode(self.blank + self.verbalizer[label]) for label in labels]

@@ -35,7 +35,8 @@ from textus.data.eval_text import EvalText, TextChunk, chunk_document, to_eval_t
 from textus.data.loader import TokenLoader, scoring_windows
 from textus.data.token_dataset import TokenDataset, in_memory_dataset
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams, bos_ids, device_of, inference_mode
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import bos_ids, device_of, inference_mode
 from textus.metrics.resampling import (
     ByteBlocks,
     bootstrap,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from textus.augment.augmenter import (
-    AugmentSettings,
+    AugmentConfig,
     apply_operation,
     content_hash,
     make_operations,
@@ -96,9 +96,9 @@ def irrelevant_sentence(units: Tokens, random: Random, rate: float) -> Tokens:
 
 def make_perturbations(vectors: Path | None) -> dict[str, Operation]:
     """The perturbations by name; synonyms only if there is a source of them, otherwise a notice."""
-    operations = make_operations(AugmentSettings("typos,ocr"))
+    operations = make_operations(AugmentConfig("typos,ocr"))
     try:
-        operations |= make_operations(AugmentSettings("synonyms", vectors=str(vectors or "")))
+        operations |= make_operations(AugmentConfig("synonyms", vectors=str(vectors or "")))
     except UsageError as error:
         log_notice(f"robustness to synonyms is not measured: {error}")
     return operations | {

@@ -28,9 +28,9 @@ from textus.metrics.resampling import interval
 from textus.reporting.html import Section, write_report
 from textus.reporting.plots import bars
 from textus.runs.store import open_run
-from textus.tasks.base import Floats, metrics_with_intervals
 from textus.tasks.inference import predict_texts
 from textus.tasks.registry import load_for_task, record_for_task, task_from_record
+from textus.tasks.reporting import Floats, metrics_with_intervals
 
 RESAMPLES = 1000
 MIN_ROWS = 6

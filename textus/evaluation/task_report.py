@@ -34,10 +34,11 @@ from textus.models.registry import family as family_of
 from textus.reporting.html import Section, write_report
 from textus.reporting.plots import bars
 from textus.runs.store import load, open_run, verify
-from textus.tasks.base import Example, Task, metrics_with_intervals
+from textus.tasks.base import Example, Task
 from textus.tasks.inference import predict_texts
 from textus.tasks.prediction import answer_columns, flatten_prediction
 from textus.tasks.registry import task_from_record
+from textus.tasks.reporting import metrics_with_intervals
 from textus.tasks.rows import drop_rejected
 
 LINEAR = "TF-IDF + linear"
@@ -229,7 +230,7 @@ def baseline_run(run: Path, record: dict[str, Any], file: LabelledFile | None = 
         folder = baseline_folder(family, record)
         if is_intact_run(folder):
             return folder
-        config = replace(recorded_config(record), family=family)
+        config = replace(recorded_config(record), model=family)
         files = [file or read_file(config.data, config)]
         files += [read_file(config.dev, config)] if config.dev else []
         if fingerprint_of(files) != corpus["fingerprint"]:

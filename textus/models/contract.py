@@ -30,9 +30,10 @@ those that read texts instead of ids `RawTextModel`. Optional:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,31 @@ class RawTextModel(Protocol):
     def predict_probabilities(self, texts: Sequence[str], labels: Sequence[str]) -> Any:
         """Probabilities (N, C) of the labels, as an array."""
         ...
+
+
+class TensorCache:
+    """A `DecodeCache` whose state is tensors; `ROW_DIM` maps the name of each to the dimension of the batch."""
+
+    can_rewind = False
+    ROW_DIM: ClassVar[dict[str, int]]
+    lengths: Tensor
+
+    def _with(self, tensors: dict[str, Tensor]) -> Self:
+        cache = copy.copy(self)
+        vars(cache).update(tensors)
+        return cache
+
+    def select(self, rows: list[int]) -> Self:
+        """A cache of only these rows, in this order."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.lengths.device)
+        return self._with(
+            {name: getattr(self, name).index_select(dim, index) for name, dim in self.ROW_DIM.items()}
+        )
+
+    def join(self, other: Self) -> Self:
+        """A cache of these rows followed by the other's."""
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.ROW_DIM}
+        return self._with({name: torch.cat(pair, self.ROW_DIM[name]) for name, pair in pairs.items()})
 
 
 class LanguageModel(nn.Module):

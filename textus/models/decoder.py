@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
+from textus.models.checks import check_context
 from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.kernels import native
 from textus.models.nn.attention import DecoderBlock, DecoderConfig, KeyValueCache
@@ -128,7 +129,7 @@ class Decoder(LanguageModel):
 
         `seed` is what the kernels draw dropout from; without them torch's own state is.
         """
-        self._check_length(ids.shape[1])
+        check_context(ids.shape[1], self.config.context_length)
         positions = torch.arange(ids.shape[1], device=ids.device)
         x, angles = self._embed(ids, positions, ids.shape[1])
         if self.native:
@@ -188,14 +189,6 @@ class Decoder(LanguageModel):
         """(V, D)."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def _check_length(self, length: int) -> None:
-        if length > self.config.context_length:
-            raise UsageError(
-                "context_exceeded",
-                f"{length} ids are more than the context of {self.config.context_length}; shorten the text, or"
-                f" train with --set model.context_length={length}",
-            )
-
     # ── reading on from a cache ────────────────────────────────────────────────────────────────
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> KeyValueCache:
@@ -210,7 +203,7 @@ class Decoder(LanguageModel):
         positions = cache.lengths[:, None] + column  # (B, T)
         real = column < lengths[:, None] if lengths is not None else torch.ones_like(ids, dtype=torch.bool)
         length = int((cache.lengths + real.sum(1)).max())
-        self._check_length(length)
+        check_context(length, self.config.context_length)
         if length > cache.k.shape[2]:
             raise UsageError(
                 "context_exceeded",

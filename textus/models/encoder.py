@@ -21,6 +21,7 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
+from textus.models.checks import check_at_least, check_context
 from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other
 from textus.models.kernels import native, varlen
 from textus.models.nn.layers import ACTIVATIONS, ATTENTIONS, GATED, make_feed_forward, make_norm
@@ -74,9 +75,7 @@ class EncoderConfig:
             gated = self.activation in GATED
             d_ff = -(-8 * self.d_model // 3 // 32) * 32 if gated else 4 * self.d_model
             object.__setattr__(self, "d_ff", d_ff)
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "d_ff"):
-            if getattr(self, name) < 1:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "vocab_size", "context_length", "n_layer", "n_head", "d_model", "d_ff")
         if self.d_model % self.n_head or (self.position == "rotary" and self.d_head % 2):
             raise UsageError(
                 "incompatible_settings",
@@ -418,12 +417,7 @@ class Encoder(LanguageModel):
         """
         config = self.config
         time = ids.shape[1] if places is None else 1 + int(places.max())
-        if time > config.context_length:
-            raise UsageError(
-                "context_exceeded",
-                f"{time} ids are more than the context of {config.context_length}; shorten the text, or train"
-                f" with --set model.context_length={time}",
-            )
+        check_context(time, config.context_length)
         x, angles = self.embedding(ids), None
         if config.position == "learned":
             first = config.position_offset

@@ -24,6 +24,7 @@ from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
 from textus.data.bucketing import source_mask
 from textus.data.denoising import OBJECTIVES
+from textus.models.checks import check_at_least, check_rate
 from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.nn.attention import KeyValueCache
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
@@ -87,17 +88,11 @@ class EncoderDecoderConfig:
         if not self.tie_head:
             object.__setattr__(self, "scale_head", False)
         counts = ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "n_buckets", *derived)
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, *counts)
         for name, known in (("position", POSITIONS), ("objective", OBJECTIVES)):
             if getattr(self, name) not in known:
                 raise unknown_name_error(name, getattr(self, name), known)
-        for name in ("dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(
-                    "out_of_range", f"{name}={getattr(self, name)}: must be at least 0 and below 1"
-                )
+        check_rate(self, "dropout", "label_smoothing")
         if self.position == "rotary" and self.d_head % 2:
             raise UsageError(
                 "incompatible_settings", f"d_head={self.d_head}: rotary positions need heads of even width"

@@ -18,7 +18,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.models.contract import Capabilities, LanguageModel, Loss, step_seed, token_nll
+from textus.models.checks import check_at_least, check_context, check_end_id, check_rate
+from textus.models.contract import Capabilities, LanguageModel, Loss, TensorCache, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.recurrent import Recurrent
@@ -71,36 +72,22 @@ class GANConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("warmup_steps", "critic_steps", "adversarial"):
-            if not getattr(self, name) >= 0:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 0")
-        if not 0 <= self.dropout < 1:
-            raise UsageError("out_of_range", f"dropout={self.dropout}: must be at least 0 and below 1")
+        check_at_least(self, 0, "warmup_steps", "critic_steps", "adversarial")
+        check_rate(self, "dropout")
         if not 0 < self.temperature <= 1:
             raise UsageError("out_of_range", f"temperature={self.temperature}: must be above 0 and at most 1")
         if self.method not in METHODS:
             raise unknown_name_error("method", self.method, METHODS)
-        if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(
-                "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
-            )
+        check_end_id(self)
 
 
-class GANCache:
-    """What the generator remembers of each row: (L, B, D), and how many ids it has seen."""
+class GANCache(TensorCache):
+    """The generator's state of each row (L, B, D), and how many ids the row has."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"state": 1, "lengths": 0}
 
     def __init__(self, state: Tensor, lengths: Tensor) -> None:
         self.state, self.lengths = state, lengths
-
-    def select(self, rows: list[int]) -> GANCache:
-        """A cache of only these rows, in this order."""
-        return GANCache(self.state[:, rows], self.lengths[rows])
-
-    def join(self, other: GANCache) -> GANCache:
-        """A cache of these rows followed by the other's."""
-        return GANCache(torch.cat([self.state, other.state], 1), torch.cat([self.lengths, other.lengths]))
 
 
 class Critic(nn.Module):
@@ -187,7 +174,7 @@ class GAN(LanguageModel):
 
     def hidden(self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """The generator's states (B, T, D) before its head."""
-        self._check_length(ids.shape[1])
+        check_context(ids.shape[1], self.config.context_length)
         return self.read_states(self.dropout(self.embedding(ids)), None)[0]
 
     def read_states(
@@ -206,7 +193,7 @@ class GAN(LanguageModel):
         if cache is None:
             return self.logits(self.hidden(ids))
         taken = torch.full_like(cache.lengths, ids.shape[1]) if lengths is None else lengths
-        self._check_length(int((cache.lengths + taken).max()))
+        check_context(int((cache.lengths + taken).max()), self.config.context_length)
         hidden, cache.state = self.read_states(self.embedding(ids), cache.state, lengths)
         cache.lengths = cache.lengths + taken
         return self.logits(hidden)
@@ -216,14 +203,6 @@ class GAN(LanguageModel):
         weight = self.embedding.weight
         state = weight.new_zeros(self.config.n_layer, batch_size, self.config.d_model)
         return GANCache(state, torch.zeros(batch_size, dtype=torch.long, device=weight.device))
-
-    def _check_length(self, length: int) -> None:
-        if length > self.config.context_length:
-            raise UsageError(
-                "context_exceeded",
-                f"{length} ids are more than the context of {self.config.context_length}; shorten the text, or"
-                f" train with --set model.context_length={length}",
-            )
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the targets, each document read from its beginning: what the warm-up learns by."""

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss
+from textus.models.checks import check_at_least, check_end_id
+from textus.models.contract import LanguageModel, Loss, TensorCache
 
 PIECE = 512
 """Ids per chain: pieces of a long document become rows of one matrix product."""
@@ -48,21 +49,13 @@ class HMMConfig:
     context_length: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("n_state", "passes"):
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    "out_of_range", f"{name}={getattr(self, name)}: a hidden Markov model needs at least 1"
-                )
+        check_at_least(self, 1, "n_state", "passes")
         if not 0 < self.prior < float("inf"):
             raise UsageError(
                 "out_of_range",
                 f"prior={self.prior}: must be above 0, or what was not seen would be impossible",
             )
-        if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(
-                "unknown_id",
-                f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}; give its own",
-            )
+        check_end_id(self)
 
 
 # ── chains ─────────────────────────────────────────────────────────────────────────────────────
@@ -197,22 +190,14 @@ def _expect_group(model: HMM, text: PackedSequences, rows: Tensor, expected: Exp
 # ── remembering ────────────────────────────────────────────────────────────────────────────────
 
 
-class HMMCache:
+class HMMCache(TensorCache):
     """What is believed of the state that will emit each row's next id."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"belief": 0, "lengths": 0}
 
     def __init__(self, belief: Tensor, lengths: Tensor) -> None:
         self.belief = belief  # (B, S) probabilities
         self.lengths = lengths  # (B,)
-
-    def select(self, rows: list[int]) -> HMMCache:
-        """A cache of only these rows, in this order."""
-        return HMMCache(self.belief[rows], self.lengths[rows])
-
-    def join(self, other: HMMCache) -> HMMCache:
-        """A cache of these rows followed by the other's."""
-        return HMMCache(torch.cat([self.belief, other.belief]), torch.cat([self.lengths, other.lengths]))
 
 
 # ── the model ──────────────────────────────────────────────────────────────────────────────────

@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from torch import Tensor
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models.contract import Capabilities, LanguageModel, Loss
+from textus.models.checks import check_end_id
+from textus.models.contract import Capabilities, LanguageModel, Loss, TensorCache
 
 Array = NDArray[Any]
 
@@ -56,11 +57,7 @@ class NGramConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 20:
             raise UsageError("out_of_range", f"order={self.order}: must be from 1 to 20; 5 is usual")
-        if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(
-                "unknown_id",
-                f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}; give its own",
-            )
+        check_end_id(self)
 
 
 # ── which n-gram ends where ────────────────────────────────────────────────────────────────────
@@ -254,22 +251,14 @@ def estimate_order(
 # ── remembering ────────────────────────────────────────────────────────────────────────────────
 
 
-class NGramCache:
+class NGramCache(TensorCache):
     """The last `order - 1` ids of each row, right-aligned, ABSENT before its first."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"ids": 0, "lengths": 0}
 
     def __init__(self, ids: Tensor, lengths: Tensor) -> None:
         self.ids = ids  # (B, N - 1)
         self.lengths = lengths  # (B,)
-
-    def select(self, rows: list[int]) -> NGramCache:
-        """A cache of only these rows, in this order."""
-        return NGramCache(self.ids[rows], self.lengths[rows])
-
-    def join(self, other: NGramCache) -> NGramCache:
-        """A cache of these rows followed by the other's."""
-        return NGramCache(torch.cat([self.ids, other.ids]), torch.cat([self.lengths, other.lengths]))
 
     def push(self, ids: Tensor, lengths: Tensor | None) -> None:
         """Remember `ids` (B, T), of row b only the first `lengths[b]`."""

@@ -14,7 +14,7 @@ LSTM, 3 GRU, 1 Elman), S parts of a state (2 LSTM: what is shown and what is kep
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,16 @@ from torch.nn import functional as F
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
-from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
+from textus.models.checks import check_at_least, check_rate
+from textus.models.contract import (
+    Capabilities,
+    LanguageModel,
+    Loss,
+    TensorCache,
+    matrices_and_other,
+    step_seed,
+    token_nll,
+)
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.rnn_cells import (
@@ -54,17 +63,14 @@ class RNNConfig:
     bidirectional: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_layer", "d_model"):
-            if getattr(self, name) < 1:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "vocab_size", "n_layer", "d_model")
         if self.cell not in CELLS:
             raise unknown_name_error("cell", self.cell, CELLS)
         if self.bidirectional and self.d_model % 2:
             raise UsageError(
                 "incompatible_settings", f"d_model={self.d_model}: must be even, two directions share it"
             )
-        if not 0 <= self.dropout < 1:
-            raise UsageError("out_of_range", f"dropout={self.dropout}: must be at least 0 and below 1")
+        check_rate(self, "dropout")
 
     @property
     def context_length(self) -> None:
@@ -86,22 +92,13 @@ class GRUConfig(RNNConfig):
     cell: Literal["elman", "lstm", "gru"] = "gru"
 
 
-class StateCache:
+class StateCache(TensorCache):
     """The state after each row's last id, float32 (L, S, B, H); it has the same size whatever was read."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"state": 2, "lengths": 0}
 
     def __init__(self, state: Tensor, lengths: Tensor) -> None:
         self.state, self.lengths = state, lengths
-
-    def select(self, rows: list[int]) -> StateCache:
-        """A cache of only these rows, in this order."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.state.device)
-        return StateCache(self.state[:, :, index], self.lengths[index])
-
-    def join(self, other: StateCache) -> StateCache:
-        """A cache of these rows followed by the other's."""
-        return StateCache(torch.cat([self.state, other.state], 2), torch.cat([self.lengths, other.lengths]))
 
 
 class RNN(LanguageModel):

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import source_mask
+from textus.models.checks import check_end_id
 from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
@@ -60,10 +60,7 @@ class Seq2SeqConfig:
         self.encoder()  # which names what is wrong with the sizes
         if self.attention not in ATTENTIONS:
             raise unknown_name_error("attention", self.attention, ATTENTIONS)
-        if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(
-                "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
-            )
+        check_end_id(self)
 
     def encoder(self) -> RNNConfig:
         """The encoder as a model of its own."""

@@ -11,12 +11,13 @@ Shapes: B batch, T time, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from textus.core.errors import UsageError
-from textus.models.contract import LanguageModel
+from textus.models.contract import LanguageModel, TensorCache
 
 
 @dataclass
@@ -28,22 +29,14 @@ class FakeConfig:
     margin: float = 8.0
 
 
-class FakeCache:
+class FakeCache(TensorCache):
     """The last id of each row, and how many ids it has seen."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"last": 0, "lengths": 0}
 
     def __init__(self, last: Tensor, lengths: Tensor) -> None:
         self.last = last  # (B,) -1 before the first id
         self.lengths = lengths  # (B,)
-
-    def select(self, rows: list[int]) -> FakeCache:
-        """A cache of only these rows, in this order."""
-        return FakeCache(self.last[rows], self.lengths[rows])
-
-    def join(self, other: FakeCache) -> FakeCache:
-        """A cache of these rows followed by the other's."""
-        return FakeCache(torch.cat([self.last, other.last]), torch.cat([self.lengths, other.lengths]))
 
 
 class Fake(LanguageModel):

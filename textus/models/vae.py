@@ -29,6 +29,7 @@ from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import source_mask
+from textus.models.checks import check_at_least, check_context, check_end_id, check_rate
 from textus.models.contract import Capabilities, LanguageModel, Loss, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
@@ -66,17 +67,11 @@ class VAEConfig:
     conditional: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "d_latent", "n_draws"):
-            if getattr(self, name) < 1:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("dropout", "word_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(
-                    "out_of_range", f"{name}={getattr(self, name)}: must be at least 0 and below 1"
-                )
-        for name in ("free_bits", "anneal_steps"):
-            if not getattr(self, name) >= 0:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 0")
+        check_at_least(
+            self, 1, "vocab_size", "context_length", "n_layer", "n_head", "d_model", "d_latent", "n_draws"
+        )
+        check_rate(self, "dropout", "word_dropout")
+        check_at_least(self, 0, "free_bits", "anneal_steps")
         if self.body not in ("gru", "transformer"):
             raise unknown_name_error("body", self.body, ["gru", "transformer"])
         if self.d_model % 2:
@@ -84,10 +79,7 @@ class VAEConfig:
                 "incompatible_settings",
                 f"d_model={self.d_model}: must be even, a half for each direction of the encoder",
             )
-        if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(
-                "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
-            )
+        check_end_id(self)
 
 
 # ── the latent ─────────────────────────────────────────────────────────────────────────────────
@@ -213,7 +205,7 @@ class VAE(LanguageModel):
         length.
         """
         if self.config.body == "transformer":
-            self._check_length(ids.shape[1])
+            check_context(ids.shape[1], self.config.context_length)
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         hidden: Tensor = self.encoder(self.dropout(self.embedding(ids)), real)
         return hidden
@@ -290,7 +282,7 @@ class VAE(LanguageModel):
 
     def _decoder_states(self, rows: Batch, ids: Tensor, real: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The decoder's states (B, T, D) at a draw of each row's latent, and the KL (B, Z)."""
-        self._check_length(ids.shape[1])
+        check_context(ids.shape[1], self.config.context_length)
         context = self._context(rows.source, len(rows.ids))
         posterior = self._posterior(rows.targets, real, context)
         condition = self._condition(posterior.sample(noise), context)
@@ -396,7 +388,7 @@ class VAE(LanguageModel):
         start = self.new_cache(len(ids), 0) if cache is None else cache
         seen = ids.shape[1] if lengths is None else lengths
         longest = int((start.lengths + seen).max()) if len(ids) else 0
-        self._check_length(longest)
+        check_context(longest, self.config.context_length)
         n_draws = start.condition.shape[1]
         x = self.embedding(ids).repeat_interleave(n_draws, 0)
         condition = start.condition.flatten(0, 1)
@@ -438,14 +430,6 @@ class VAE(LanguageModel):
         """log p(id | z) after the last states: last (B, K, D), ids (B, 1) → (B, K)."""
         logs = F.linear(last, self._head()).log_softmax(-1)
         return logs.gather(2, ids[:, None].expand(-1, last.shape[1], -1))[..., 0]
-
-    def _check_length(self, length: int) -> None:
-        if length > self.config.context_length:
-            raise UsageError(
-                "context_exceeded",
-                f"{length} ids are more than the context of {self.config.context_length}; shorten the text, or"
-                f" train with --set model.context_length={length}",
-            )
 
     # ── from latents to texts ──────────────────────────────────────────────────────────────────
 

@@ -25,6 +25,7 @@ from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.io import write_atomic
 from textus.core.names import import_optional
+from textus.models.checks import check_at_least
 from textus.tokenizers.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
@@ -53,9 +54,7 @@ class VectorSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "window", "negative", "epochs", "min_count"):
-            if getattr(self, name) < 1:
-                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "d_model", "window", "negative", "epochs", "min_count")
         if not self.sample >= 0:
             raise UsageError("out_of_range", f"sample={self.sample}: must be at least 0 (0 thins nothing)")
         if self.method not in ("skip-gram", "cbow"):

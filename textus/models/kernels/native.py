@@ -240,23 +240,8 @@ class NativeBlock(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        (
-            x1,
-            h1,
-            inverse1,
-            qkv,
-            q,
-            k,
-            v,
-            inverse_heads,
-            weighed,
-            mixed,
-            x2,
-            h2,
-            inverse2,
-            gate_up,
-            active,
-        ) = saved[:15]
+        x1, h1, inverse1, qkv, q, k, v, inverse_heads, weighed = saved[:9]
+        mixed, x2, h2, inverse2, gate_up, active = saved[9:15]
         norm1, w_qkv, q_weight, k_weight, w_out, norm2, w_gate_up, w_down = saved[15:]
         shape = ctx.shape
         d_x2, d_out = (gradient.contiguous() for gradient in gradients)
@@ -309,16 +294,14 @@ class BlockShape:
         q = qkv.new_empty(groups, repeats * self.time, self.d_head)
         k, v = (qkv.new_empty(groups, self.time, self.d_head) for _ in range(2))
         inverse = qkv.new_empty(self.batch * self.time, self.n_head + self.n_kv_head, dtype=torch.float32)
+        outputs = (q, k, v, inverse)
         invoke(
             "textus_split_heads",
             qkv,
             q_weight,
             k_weight,
             *angles,
-            q,
-            k,
-            v,
-            inverse,
+            *outputs,
             *self.sizes,
             self.eps,
             self.factor,
