@@ -127,7 +127,7 @@ def test_a_run_begins_with_them_says_so_and_keeps_a_copy(
     after = load_file(run.path / "model.safetensors")["embedding.weight"]
     assert_scaled(begun, result, vectors)
     torch.testing.assert_close(after, begun, atol=1e-5, rtol=0)  # the rate is next to nothing
-    plain = load_file(trained(corpus, tmp_path / "plain", steps=2, settings=STILL) / "model.safetensors")
+    plain = load_file(trained(corpus, tmp_path / "plain", steps=2, overrides=STILL) / "model.safetensors")
     others = [number for number in range(len(after)) if number not in result]
     assert not torch.allclose(plain["embedding.weight"][list(result)], begun[list(result)], atol=1e-2)
     torch.testing.assert_close(plain["embedding.weight"][others], begun[others], atol=1e-5, rtol=0)

@@ -17,7 +17,8 @@ from raising import raises
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
-from textus.evaluation.fewshot import FewShotConfig, PromptScorer, calibrate, parse_verbalizer, sample_shots
+from textus.evaluation.config import FewShotConfig, parse_verbalizer
+from textus.evaluation.fewshot import PromptScorer, calibrate, sample_shots
 from textus.models.contract import Capabilities
 from textus.tasks.base import Example
 

@@ -126,7 +126,7 @@ def test_chinese_is_read_by_characters_and_settings_are_heard(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ({"epochs": 3}, "--epochs 3: a linear model learns from all texts at once"),
+        ({"epochs": 3}, "--epochs 3: a linear model trains on all texts at once"),
         ({"tokenizer": "bpe"}, "--tokenizer bpe"),
         ({"overrides": ["train.batch_size=8"]}, "--set train.batch_size=8"),
         ({"overrides": ["task.multi=true"]}, "--set task.multi=true"),

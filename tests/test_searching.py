@@ -256,10 +256,10 @@ def test_results_have_the_ids_and_numbers_of_the_file(
     assert main(["index", "build", str(file), "--bm25", "--out", str(index)]) == 0
     capsys.readouterr()
     assert main(["search", str(index), "rice", "--json"]) == 0
-    (report,) = json.loads(capsys.readouterr().out)["found"]
+    (report,) = json.loads(capsys.readouterr().out)["results"]
     assert (report["id"], report["number"], report["where"]) == ("D", 3, f"{file}: line 4")
     assert main(["search", str(index), "same", "--json"]) == 0
-    (report,) = json.loads(capsys.readouterr().out)["found"]
+    (report,) = json.loads(capsys.readouterr().out)["results"]
     assert (report["id"], report["same"]) == ("A", ["B"])
     queries = [{"q": "rice", "d": "D"}, {"q": "same", "d": "B"}]
     opened = api.open_index(index)
@@ -330,7 +330,7 @@ def test_a_folder_of_books_is_searched_to_its_last_page(
     assert "1 of 3 documents are long: they are indexed as passages" in err
     assert "left out, suffix not read: 1, the first" in err
     assert main(["search", str(index), "zeppelin in Porto", "--mode", "bm25", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)["found"][0]
+    report = json.loads(capsys.readouterr().out)["results"][0]
     assert (report["id"], report["title"]) == ("sea/ships.txt", "ships")
     assert 0 < report["start"] < len(BOOK)
     assert main(["search", str(index), "zeppelin in Porto", "--mode", "bm25", "--top", "1"]) == 0
@@ -383,7 +383,7 @@ def test_the_commands(run: api.Run, pages: Path, tmp_path: Path, capsys: pytest.
     assert main(["index", "build", str(pages), "--bm25", "--out", str(index)]) == 0
     assert "textus search" in capsys.readouterr().out
     assert main(["search", str(index), documents()[3], "--top", "2", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)["found"]
+    report = json.loads(capsys.readouterr().out)["results"]
     assert (report[0]["number"], report[0]["text"]) == (3, documents()[3])
     assert len(report) == 2
     assert main(["search", str(index), "zebra"]) == 0
