@@ -96,7 +96,7 @@ def learnt(folder: Path, out: Path, *settings: str, model: str = "gru", **more: 
     """Three tasks learnt at once."""
     also = [f"tagging={folder / 'tagged.jsonl'}", f"where:classification={folder / 'places.jsonl'}"]
     given = {"epochs": 10, "extra_tasks": also, **more}
-    words = {} if "start" in given else {"model": model}
+    words = {} if "init_from" in given else {"model": model}
     kept = [text for text in SMALL if words.get("model") is not None or not text.startswith("model.")]
     return api.finetune(folder / "tones.jsonl", out=out, overrides=[*kept, *settings], **words, **given)
 
@@ -387,7 +387,7 @@ def test_methods_teach_all_heads(
     method: str, trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # the best would be the solved heads on a body that has not moved
-    run = learnt(folder, tmp_path / "run", "train.keep=last", start=trained, method=method, epochs=1)
+    run = learnt(folder, tmp_path / "run", "train.keep=last", init_from=trained, method=method, epochs=1)
     before, after = load(trained)[0], load(run.path, merged=method == "lora")[0]
     assert list(after.heads) == ["classification", "tagging", "where"]
     old = dict(before.named_parameters())
@@ -543,7 +543,7 @@ def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest
             {"extra_tasks": ["tagging=FILE"], "extra_dev": ["taging=FILE"]},
             "with the name of an --extra-task (tagging)",
         ),
-        ({"extra_dev": ["tagging=FILE"]}, "(there is none)"),
+        ({"extra_dev": ["tagging=FILE"]}, "(none was given)"),
         ({"extra_tasks": ["tagging=FILE"], "extra_columns": ["tagging"]}, "write NAME:COLUMNS"),
         ({"extra_tasks": ["tagging=FILE"], "overrides": ["task.where.pooling=max"]}, "'where' is no task of"),
         ({"extra_tasks": ["tagging=FILE"], "overrides": ["task.tagging.crv=true"]}, "did you mean 'crf'"),
@@ -555,7 +555,7 @@ def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest
         ({"overrides": ["mix.power=1"]}, "there is one task, nothing is mixed"),
         (
             {"extra_tasks": ["tagging=FILE"], "model": "linear"},
-            "--extra-task tagging: a linear model learns from all texts",
+            "--extra-task tagging: a linear model trains on all texts",
         ),
         ({"extra_tasks": ["tagging=FILE"], "model": "ngram"}, "no states for a head"),
         ({"extra_tasks": ["tagging=EMPTY"]}, "holds no rows"),

@@ -127,7 +127,7 @@ def test_vectors_are_those_of_transformers(bert: Path, imported: api.Run, poolin
         "cls": states[:, 0],
         "max": states.masked_fill(mask[..., None] == 0, -1e9).amax(1),
     }[pooling]
-    result = imported.embed(texts, overrides=[f"pooling={pooling}"])
+    result = imported.embed(texts, overrides=[f"task.pooling={pooling}"])
     assert result == pytest.approx(F.normalize(expected, dim=1).numpy(), abs=1e-5)
     assert result.dtype == np.float32
 

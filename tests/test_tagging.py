@@ -23,6 +23,7 @@ from textus.data.labeled import Record, read_records
 from textus.metrics.entities import bio_tags, entity_scores, entity_spans, scheme_counts, token_scores
 from textus.models.nn.heads import CRF, IGNORED
 from textus.tasks.base import InputTemplate
+from textus.tasks.config import ValidateConfig
 from textus.tasks.tagging import Tagging, TaggingSettings, common_mistakes, word_windows
 from textus.tasks.token_data import TaggingExample, parse_tagging_example, token_spans
 from textus.tasks.validation import validate_files
@@ -285,7 +286,7 @@ def test_entities_in_other_spellings_are_read_as_bio(
         row["tags"] for row in plain
     ]
     assert f"{other('B-LOC')} as B-LOC" in capsys.readouterr().err
-    assert validate_files(data, "tagging")["classes"] == {"LOC": 30, "PER": 30}
+    assert validate_files(data, ValidateConfig(task="tagging"))["classes"] == {"LOC": 30, "PER": 30}
 
 
 @pytest.mark.parametrize("tags", [["NN", "VB_Z"], ["B_x", "A_x"], ["x_s", "I_y"]])
@@ -302,7 +303,7 @@ def test_a_tag_without_a_prefix_is_named_and_can_be_left_out(
     data = tmp_path / "p.conll"
     rows = "".join(f"Anna\t{tag}\nruns{n}\tO\n\n" for n in range(40))
     data.write_text("Berlin\tpos\n\n" + rows)
-    result = validate_files(data, "tagging")
+    result = validate_files(data, ValidateConfig(task="tagging"))
     line = f"{data}: line 1: token 1, 'Berlin', has the tag 'pos' without a prefix"
     assert [error["message"].startswith(line) for error in result["errors"]] == [True]
     words = ["finetune", str(data), "--task", "tagging", "--model", "gru", "--epochs", "1"]

@@ -66,7 +66,7 @@ def test_the_next_command_reads_the_rows_as_they_were_checked(
     capsys.readouterr()
     main(["validate", str(data), "--columns", "text=the text,label=mark", "--set", "task.multi=true"])
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.endswith("--from RUN --columns 'text=the text,label=mark' --set task.multi=true --out FOLDER")
+    assert "--set task.multi=true --columns 'text=the text,label=mark' " in line
 
 
 def test_rows_bad_for_one_reason_share_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
