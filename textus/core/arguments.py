@@ -1,6 +1,4 @@
-"""What a person gives where a text or a file may stand: the text itself, the name of a file, or a pipe; and what they
-are told where they break it off.
-"""
+"""Arguments that may be a text, the name of a file, or a pipe; and the note that an interrupted command shows."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ SUFFIXES = (
 SENTENCE_MARKS = frozenset("。，！？；：、“”「」…\n")
 """No path has one of these, a sentence may."""
 STDIN = "/dev/stdin"
-"""What - stands for."""
+"""The path that `-` means."""
 
 
 # ── a text, or the name of a file ──────────────────────────────────────────────────────────────
@@ -124,15 +122,15 @@ def to_optional_path(value: Any, name: str) -> Path | None:
     return None if value is None or value == "" else to_path(value, name)
 
 
-# ── broken off ─────────────────────────────────────────────────────────────────────────────────
+# ── interrupted ─────────────────────────────────────────────────────────────────────────────────
 
 NOTHING_KEPT = "nothing is kept; begin anew with the same command"
-"""What becomes of work that is stopped and writes nothing on the way."""
+"""The note for work that saves nothing before it ends."""
 
 
 @contextlib.contextmanager
 def note_on_interrupt(note: str = NOTHING_KEPT) -> Iterator[None]:
-    """Within the block Ctrl-C gets a note of what is kept, which the command line shows in its one line."""
+    """Within the block, Ctrl-C gets a note of what is kept, which the command line prints with its message."""
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -39,7 +39,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def coerce(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the type `kind`; UsageError saying which setting, which value and what was expected."""
+    """`value` as the type `kind`; UsageError with the setting, the value and what was expected."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -53,7 +53,7 @@ def coerce(kind: Any, value: Any, where: str) -> Any:
 
 
 def parse_value(kind: Any, value: str) -> Any:
-    """What a value written on the command line stands for in a field of type `kind`: none (or null) is None where the
+    """A command-line value for a field of type `kind`: none (or null) is None where the
     type admits None and has no literal of that name; the parts of a tuple are separated by commas. Else the value as
     written, for `coerce` to convert.
     """

@@ -16,7 +16,7 @@ MergedNotices = dict[tuple[str | None, ...], tuple[list[int], str]]
 
 
 _gathered: ContextVar[MergedNotices | None] = ContextVar("gathered", default=None)
-"""Within `merge_notices`: the texts of a notice, None where a count stands → the counts so far, the first place."""
+"""Within `merge_notices`: the texts of a notice, None in place of a count → the counts so far, the first place."""
 
 
 def log_notice(*parts: str | int, first: str = "") -> None:
@@ -59,7 +59,7 @@ def command_line() -> str:
 @contextlib.contextmanager
 def merge_notices(*, show: bool = True) -> Iterator[None]:
     """Within the block the notices of many batches are held back; after it those of the same texts are one line, their
-    counts summed; none without `show`: the same work is done again, and then told.
+    counts summed; none without `show`: for work that is done again and then reported.
     """
     gathered: MergedNotices = {}
     token = _gathered.set(gathered)

@@ -84,7 +84,7 @@ def detect_machine() -> Machine:
 
 @cache
 def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none (not Linux)."""
+    """The first processor of /proc/cpuinfo; empty on other systems than Linux."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return {}
@@ -131,7 +131,7 @@ COMPILERS = ("g++", "clang++", "c++")
 def find_compiler() -> list[str] | None:
     """The C++ compiler that a training step is built with, as the words of a command ($CXX may be `ccache g++`).
 
-    None where there is none; where $CXX is set nothing else is looked for.
+    None if none is found; if $CXX is set, nothing else is tried.
     """
     wanted = os.environ.get("CXX", "").strip()
     if not wanted:
@@ -155,7 +155,7 @@ def gpu_name() -> str | None:
 
 
 def _cgroup(name: str) -> str:
-    """A limit of the container; empty where there is none."""
+    """A limit of the container; empty without one."""
     try:
         return (CGROUP / name).read_text(encoding="ascii").strip()
     except OSError:
@@ -163,7 +163,7 @@ def _cgroup(name: str) -> str:
 
 
 def _proc_bytes(path: str, key: str) -> int | None:
-    """The value of a `key: 123 kB` line of a /proc file in bytes; None where there is none."""
+    """The value of a `key: 123 kB` line of a /proc file in bytes; None if it is missing."""
     try:
         lines = Path(path).read_text(encoding="ascii").splitlines()
     except OSError:
@@ -269,7 +269,7 @@ def dtype_name(dtype: Any) -> str:
 
 
 def _dtype(dtype: Any) -> Any:
-    """The torch dtype of a name; UsageError for one that is not there."""
+    """The torch dtype of a name; UsageError for an unknown one."""
     import torch
 
     torch_dtype = getattr(torch, dtype_name(dtype), None)

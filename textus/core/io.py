@@ -22,7 +22,7 @@ from textus.core.locks import exclusive_lock, is_process_alive, is_unlocked, try
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, is a disk without space, a quota, or a limit on the size of a file.
 
-    safetensors and sqlite raise their own kinds, which tell only in words.
+    safetensors and sqlite raise their own exceptions, which have the cause only in their text.
     """
     while error is not None:
         text = str(error)
@@ -61,7 +61,7 @@ def fsync_path(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write beside `path`, flush, rename: a reader sees the old file or the new one, never half of it."""
+    """Write next to `path`, flush, rename: a reader sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale_files(path)
     staging = staging_path(path)
@@ -77,7 +77,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears whole: yields one beside `path`, flushes all of it, then renames it into place.
+    """A folder that appears whole: yields one next to `path`, flushes all of it, then renames it into place.
 
     What was at `path` before is replaced at the end, in one step where the system can do that: a kill leaves the old
     folder or the new one. If the body fails nothing of `path` changes.
@@ -118,7 +118,7 @@ def staging_path(path: Path, ending: str = "") -> Path:
 
 
 def remove_path(path: Path) -> None:
-    """Delete a file, a link or a folder with all that is in it; nothing where there is none."""
+    """Delete a file, a link or a folder with all that is in it, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -138,7 +138,7 @@ def exchange_paths(first: Path, second: Path) -> bool:
 
 
 def remove_stale_files(path: Path) -> None:
-    """Remove what processes that are gone left half written beside `path`, with a line for each; a folder that one of
+    """Remove what processes that are gone left half written next to `path`, with a line for each; a folder that one of
     them had moved away for a new one that never came is put back.
     """
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.new|\.old)?")
@@ -175,7 +175,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunError("not_found", f"{path} is not there") from error
+        raise RunError("not_found", f"{path} not found") from error
     except (ValueError, RecursionError) as error:  # a number of a thousand digits is a bare ValueError
         raise RunError("damaged", f"{path} is not JSON ({error}); it was changed or cut short") from error
     except OSError as error:

@@ -29,7 +29,7 @@ def is_process_alive(number: int) -> bool:
 
 
 def is_unlocked(path: Path) -> bool:
-    """Whether nobody holds a file or folder (`try_lock`): process numbers of other containers say nothing here."""
+    """Whether nobody holds a file or folder (`try_lock`): process numbers of other containers have no meaning here."""
     if not fcntl or path.is_symlink():
         return True
     with try_lock(path) as got_it:
@@ -61,7 +61,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Keep every other training of this machine out of a folder, and from replacing it; RunError where one is at it.
 
-    The lock is the system's and ends with the process, however that ends. Where there is none (Windows, some network
+    The lock is the system's and ends with the process, however that ends. Without locks (Windows, some network
     file systems) none is taken.
     """
     with try_lock(folder) as got_it:

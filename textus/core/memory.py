@@ -1,4 +1,4 @@
-"""Memory that is asked for again every step, kept instead of given back: glibc's allocator told so.
+"""Keep freed memory in the process for the next step, by the settings of glibc's allocator.
 
 A training step frees and asks for hundreds of megabytes. By default each large block is a new mapping whose
 pages the kernel clears one by one, 4 kB at a time: on two Zen 5 cores that took a quarter of a training step.
@@ -20,7 +20,7 @@ RESERVE = 1 << 30
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell the allocator, once a process; False where this is not glibc on Linux, and nothing changes."""
+    """Configure the allocator, once a process; False if this is not glibc on Linux, and nothing changes."""
     try:
         libc = ctypes.CDLL(None)
         mallopt, malloc, free, madvise = libc.mallopt, libc.malloc, libc.free, libc.madvise

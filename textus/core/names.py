@@ -17,7 +17,7 @@ def nearest_name(value: str, choices: Iterable[str]) -> str | None:
 
 
 def unknown_name_error(kind: str, value: str, choices: Iterable[str]) -> UsageError:
-    """The error for a name that is not there: the nearest one offered, all of them listed."""
+    """The error for an unknown name: it offers the nearest one and lists all."""
     choices = list(choices)
     near = nearest_name(value, choices)
     hint = f"; did you mean {near!r}?" if near else ";"
