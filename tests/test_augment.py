@@ -511,12 +511,12 @@ def test_finetune_augments_what_it_learns_from_alone(
 @pytest.mark.parametrize(
     ("how", "complaint"),
     [
-        ({"operations": "swp"}, "did you mean 'swap'"),
-        ({"operations": ""}, "say how rows are changed: --ops swap"),
-        ({"operations": "swap", "copies": 0}, "augment.copies=0: must be at least 1"),
-        ({"operations": "swap", "rate": 1.5}, "augment.rate=1.5: must be above 0"),
-        ({"operations": "infill"}, "infill needs an encoder"),
-        ({"operations": "synonyms", "wordnet": "nowhere"}, "nowhere holds no WordNet"),
+        ({"ops": "swp"}, "did you mean 'swap'"),
+        ({"ops": ""}, "say how rows are changed: --ops swap"),
+        ({"ops": "swap", "copies": 0}, "augment.copies=0: must be at least 1"),
+        ({"ops": "swap", "rate": 1.5}, "augment.rate=1.5: must be above 0"),
+        ({"ops": "infill"}, "infill needs an encoder"),
+        ({"ops": "synonyms", "wordnet": "nowhere"}, "nowhere holds no WordNet"),
     ],
 )
 def test_wrong_words_are_named(how: dict[str, Any], complaint: str, tmp_path: Path) -> None:

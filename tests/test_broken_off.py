@@ -76,7 +76,7 @@ def test_what_was_piped_cannot_be_continued(linear: api.Run, tmp_path: Path) -> 
         "add = output.PartialFile.add\n"
         "def stop(self, data, rows):\n"
         "    add(self, data, rows)\n"
-        "    if self.done: raise KeyboardInterrupt\n"
+        "    if self.n_done: raise KeyboardInterrupt\n"
         "output.PartialFile.add = stop\n"
         "from textus.cli.main import main\n"
         f"sys.exit(main(['predict', {str(linear.path)!r}, '-', '--out', {str(tmp_path / 'o.csv')!r}]))\n"

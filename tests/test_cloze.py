@@ -137,7 +137,7 @@ def test_from_text_to_answers_by_commands(tmp_path: Path, capsys: pytest.Capture
     api.finetune(rows, model="encoder", task="question-answering", out=tmp_path / "read", overrides=small)
     few = written(tmp_path / "few.jsonl", list(make_clozes(documents(4), ClozeConfig(seed=3))))
     still = ["train.steps=1", "optim.rate=1e-12"]
-    again = {"start": tmp_path / "read", "task": "question-answering", "settings": still}
+    again = {"init_from": tmp_path / "read", "task": "question-answering", "overrides": still}
     run = api.finetune(few, dev=rows, out=tmp_path / "run", **again)
     assert "the head of question-answering goes on" in capsys.readouterr().err
     before, after = (

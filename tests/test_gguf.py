@@ -222,7 +222,7 @@ def test_a_file_that_does_not_say_how_it_splits_is_split_as_llama_cpp_does(
 ) -> None:
     """M11: 'default' cuts numbers into three digits, and punctuation from what follows."""
     mine = from_lists(tmp_path / "m.gguf", gpt2_lists, "default")
-    assert "does not say how its tokenizer splits texts" in capsys.readouterr().err
+    assert "has no tokenizer.ggml.pre" in capsys.readouterr().err
     cut = [piece for piece, _ in mine.backend.pre_tokenizer.pre_tokenize_str("a 123456, b=c ,d")]
     assert cut == ["a", "Ġ", "123", "456", ",", "Ġb", "=", "c", "Ġ", ",", "d"]
     assert mine.decode(mine.encode("a 123456, b=c ,d")) == "a 123456, b=c ,d"
@@ -422,7 +422,7 @@ def test_damaged_files_of_llama2c_are_refused(stories: tuple[Path, Path], tmp_pa
         (b"\0" * 28 + model[28:], pieces, "does not begin with the sizes"),
         (model[:11], pieces, "does not begin with the sizes"),
         (model, pieces[:-9], "is no tokenizer of llama2.c with 512 pieces"),
-        (model, pieces + b"more", "goes on after its 512 pieces"),
+        (model, pieces + b"more", "has more data after its 512 pieces"),
     ]
     for weights, vocabulary, message in cases:
         (tmp_path / "m.bin").write_bytes(weights)
@@ -465,7 +465,7 @@ def test_overlapping_tensors_are_refused(whole: Path) -> None:
     (old,) = struct.unpack_from("<Q", data, at)
     struct.pack_into("<Q", data, at, old - 32)
     whole.write_bytes(data)
-    refused(whole, "blk.1.ffn_down.weight lies over")
+    refused(whole, "blk.1.ffn_down.weight overlaps")
 
 
 def test_a_tensor_type_that_is_not_read_is_named(whole: Path) -> None:

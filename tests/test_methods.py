@@ -192,7 +192,7 @@ def test_layers_further_down_move_less(encoder: Path, rows: Path, tmp_path: Path
     ("words", "complaint"),
     [
         ({"method": "lorra"}, "unknown method 'lorra'; did you mean 'lora'"),
-        ({"method": "lora", "init_from": None, "model": "lstm"}, "begin from one with --from RUN"),
+        ({"method": "lora", "init_from": None, "model": "lstm"}, "name its run with --from RUN"),
         ({"overrides": ["method.rank=8"]}, "full has no settings"),
         ({"method": "frozen", "overrides": ["method.rank=8"]}, "unknown setting 'rank'"),
         ({"method": "frozen", "overrides": ["method.layers=9"]}, "method.layers=9: this model has 2 layers"),

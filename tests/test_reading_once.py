@@ -57,7 +57,7 @@ def tokenized(story: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return corpus, train_tokenizer(corpus, folder / "tokenizer", "char")
 
 
-SMALL = "settings=['model.n_layer=1', 'model.d_model=32', 'model.n_head=2']"
+SMALL = "overrides=['model.n_layer=1', 'model.d_model=32', 'model.n_head=2']"
 
 
 @pytest.mark.parametrize("model", ["decoder", "ngram"])
@@ -97,7 +97,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return written(folder / "rows.jsonl", rows[:60]), written(folder / "test.jsonl", rows[60:90])
 
 
-TINY = "epochs=1, settings=['model.d_model=16', 'model.n_layer=1', 'train.checkpoint_every=1']"
+TINY = "epochs=1, overrides=['model.d_model=16', 'model.n_layer=1', 'train.checkpoint_every=1']"
 
 
 @pytest.mark.parametrize("options", [f"model='lstm', {TINY}", "model='linear'"])

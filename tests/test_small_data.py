@@ -68,7 +68,7 @@ def test_the_length_follows_the_rows(rows: int, steps: int, begun: int) -> None:
             300,
             keeps_last=False,
         )
-        for name, value in (("family", "lstm"), ("parent", Path("run")))
+        for name, value in (("model", "lstm"), ("init_from", Path("run")))
     )
     assert (new.steps, old.steps) == (steps, begun)
     assert steps <= NEW.most_epochs * max(1, rows / 32) + 1
@@ -79,7 +79,7 @@ def test_the_length_follows_the_rows(rows: int, steps: int, begun: int) -> None:
 def test_epochs_that_are_given_are_exactly_so_many_and_partial_batches_count(
     rows: int, epochs: int, steps: int
 ) -> None:
-    config = FinetuneConfig(data=Path("x"), task="classification", family="lstm", epochs=epochs)
+    config = FinetuneConfig(data=Path("x"), task="classification", model="lstm", epochs=epochs)
     result = settings_of(config, [rows], 300, keeps_last=False)
     assert (result.steps, result.patience) == (steps, 0)
 
@@ -88,7 +88,7 @@ def test_chance_chooses_nothing() -> None:
     """Below so many held-out rows the last weights are kept and nothing ends early; what is set has the last word."""
 
     def asked(n_held: int, *assignments: str) -> tuple[str, int]:
-        config = FinetuneConfig(data=Path("x"), task="classification", family="lstm", assignments=assignments)
+        config = FinetuneConfig(data=Path("x"), task="classification", model="lstm", overrides=assignments)
         result = settings_of(config, [90], n_held, keeps_last=False)
         return result.keep, result.patience
 

@@ -266,7 +266,7 @@ def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) ->
 def test_lists_of_a_file_are_its_values(listed: str, spelled: tuple[str, ...], tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text(f'"task.pooling" = {listed}\n')
-    config = FinetuneConfig(data=Path("x"), task="classification", family="lstm")
+    config = FinetuneConfig(data=Path("x"), task="classification", model="lstm")
     assert search_space(config, file, [])["task.pooling"] == SearchRange(values=spelled)
 
 
@@ -284,7 +284,7 @@ def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
     assert parse_span("a", "1,1; 1,2") == SearchRange(values=("1,1", "1,2"))
     file = tmp_path / "space.toml"
     file.write_text('epochs = "2..3"\n[task]\npooling = ["mean", "max"]\n[optim]\nrate = "0.1..0.2"\n')
-    config = FinetuneConfig(data=Path("x"), task="classification", family="lstm")
+    config = FinetuneConfig(data=Path("x"), task="classification", model="lstm")
     assert search_space(config, file, ["optim.rate=0.3..0.4"]) == {
         "epochs": SearchRange(2, 3, whole=True), "task.pooling": SearchRange(values=("mean", "max")),
         "optim.rate": SearchRange(0.3, 0.4),
