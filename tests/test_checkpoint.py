@@ -108,7 +108,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "optimiser": (lambda f: flip(f / "optimiser.safetensors"), "optimiser.safetensors was changed"),
     "state": (lambda f: flip(f / "state.json"), "state.json was changed"),
     "missing": (lambda f: gone(f, "weights.safetensors"), "weights.safetensors is missing"),
-    "no manifest": (lambda f: gone(f, "MANIFEST.json"), "MANIFEST.json is not there"),
+    "no manifest": (lambda f: gone(f, "MANIFEST.json"), "MANIFEST.json not found"),
     "cut manifest": (lambda f: (f / "MANIFEST.json").write_text('{"wei'), "MANIFEST.json is not JSON"),
     "empty manifest": (lambda f: (f / "MANIFEST.json").write_text("{}"), "MANIFEST.json does not list"),
 }
