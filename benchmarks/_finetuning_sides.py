@@ -53,12 +53,12 @@ def train_textus(start: Path, data: dict[str, Path], out: Path, steps: int, seed
     named = "0=text,1=label"
     run = api.finetune(
         data["train"],
-        start=start,
+        init_from=start,
         dev=data["dev"],
         columns=named,
         out=out,
         seed=seed,
-        settings=settings,
+        overrides=settings,
         force=True,
     )
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]

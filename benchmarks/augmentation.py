@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks._material import sst2, write_jsonl
 from benchmarks._runner import Bench, begin, over_five_seeds, over_rows, show, with_interval
 from textus.api import open_run
-from textus.augment.augmenter import AugmentSettings, make_operations
+from textus.augment.augmenter import AugmentConfig, make_operations
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 
@@ -65,7 +65,7 @@ def measure(bench: Bench, family: str, seed: int, way: Way | None) -> dict[str, 
 def available_ways() -> list[Way]:
     """The ways for which this machine has the data."""
     try:
-        make_operations(AugmentSettings("synonyms"))
+        make_operations(AugmentConfig("synonyms"))
     except UsageError as error:
         log_notice(f"ways with synonyms are left out: {error}")
         return [way for way in WAYS if "synonyms" not in way[0]]

@@ -99,7 +99,7 @@ def main() -> None:
     }
     peer = bench.work / "peer"
     if not (peer / "config.json").exists():
-        api.export_model(minilm(bench), out=peer, force=True)
+        api.export(minilm(bench), out=peer, force=True)
     repetitions, copies = (1, 1) if bench.smoke else (REPETITIONS, 2)
     compare_training(bench, data, peer, repetitions)
     compare_classifying(bench, data, repetitions, copies)

@@ -19,7 +19,7 @@ from benchmarks._stories import plain_story
 from textus.api import Run, open_run
 from textus.api.exchange import WHEELS, fetch, unpack
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams
+from textus.generation.params import SamplingParams
 
 QUESTION = "What is the capital of France?"
 PROMPT = "The history of the lighthouse begins"

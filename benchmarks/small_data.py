@@ -114,10 +114,10 @@ def finetune(
         key: value(bench) if key == "start" else value for key, value in SETS[name].arguments.items()
     }
     (train, test), out, started = files, bench.work / "run", cpu_seconds()
-    run = api.finetune(train, out=out, epochs=epochs, seed=seed, force=True, settings=QUICK, **arguments)
+    run = api.finetune(train, out=out, epochs=epochs, seed=seed, force=True, overrides=QUICK, **arguments)
     used, record = cpu_seconds() - started, run.record
     shutil.rmtree(out / "state", ignore_errors=True)
-    scores = run.evaluate_task(test, baselines=False)
+    scores = run.evaluate(test, baselines=False)
     return {
         "value": round(100 * scores[SETS[name].figure]["value"], 2),
         "steps": record["steps"],

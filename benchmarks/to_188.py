@@ -89,7 +89,7 @@ def summary(
     return {
         "target": TARGET,
         "steps": mine[0]["steps"],
-        "settings": settings,
+        "overrides": settings,
         "with_start_up": sides("cpu_seconds"),
         "loop": sides("loop_cpu_seconds"),
         "ours_nats": spread([run["nats_per_character"] for run in mine]),

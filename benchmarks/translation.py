@@ -59,7 +59,8 @@ def train(bench: Bench) -> tuple[Path, str]:
 def translations(run: api.Run, sources: list[str]) -> list[str]:
     """Greedy translations, many rows at once."""
     from textus.generation.engine import Engine
-    from textus.generation.sampling import SamplingParams, bos_ids
+    from textus.generation.params import SamplingParams
+    from textus.generation.sampling import bos_ids
 
     end_id = run.tokenizer.end_id
     run.model.set_compute("float32", "plain", "eager")

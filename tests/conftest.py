@@ -94,7 +94,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     settings = ["model.n_layer=1", "model.d_model=32", "model.n_head=2"]
     out = tmp_path_factory.mktemp("runs") / "trained"
-    return train(corpus, tokenizer="char", steps=12, checkpoint_every=4, settings=settings, out=out).path
+    return train(corpus, tokenizer="char", steps=12, checkpoint_every=4, overrides=settings, out=out).path
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +133,6 @@ def tagger(reviews_folder: Path) -> Run:
     ]
     settings = ["model.n_layer=1", "model.d_model=16", "optim.rate=0.01"]
     return finetune(
-        written(reviews_folder / "tags.jsonl", rows), task="tagging", model="gru", epochs=20, settings=settings,
+        written(reviews_folder / "tags.jsonl", rows), task="tagging", model="gru", epochs=20, overrides=settings,
         out=reviews_folder / "tagger",
     )  # fmt: skip

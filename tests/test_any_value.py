@@ -66,7 +66,7 @@ def test_what_is_no_text_is_refused_by_a_run(kind: str, trained: Path) -> None:
 def test_a_run_is_as_good_as_its_path(linear: api.Run, trained: Path, tmp_path: Path) -> None:
     assert textus.verify(linear) == textus.verify(linear.path)
     assert textus.load_tokenizer(linear).fingerprint == linear.tokenizer.fingerprint
-    assert textus.predict_together([linear, linear], "was good")["label"] == 1
+    assert textus.ensemble_predict([linear, linear], "was good")["label"] == 1
     texts = textus.generate(trained, ["a", "b"], out=tmp_path / "o.jsonl", max_tokens=1)
     assert texts["rows"] == 2
     with raises(UsageError, "wrong_number_of_texts"):

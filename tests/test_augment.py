@@ -18,7 +18,7 @@ from raising import raises
 
 from textus import api
 from textus.augment import operations, units, wordnet
-from textus.augment.augmenter import Augmenter, AugmentSettings, augment_records, make_operations, origin_id
+from textus.augment.augmenter import AugmentConfig, Augmenter, augment_records, make_operations, origin_id
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
 from textus.data.labeled import Record, read_records
@@ -42,9 +42,9 @@ def known(word: str) -> list[str]:
 
 def augmenter(names: str = "synonyms,insert,swap,delete,typos,ocr,pinyin", **how: Any) -> Augmenter:
     """With a small dictionary of its own for synonyms."""
-    settings = AugmentSettings(names, **how)
+    settings = AugmentConfig(names, **how)
     files = [name for name in settings.names if name not in ("synonyms", "insert")]
-    made = make_operations(AugmentSettings(",".join(files))) if files else {}
+    made = make_operations(AugmentConfig(",".join(files))) if files else {}
     made |= {"synonyms": operations.make_synonyms(known), "insert": operations.make_insert(known)}
     return Augmenter(settings, {name: made[name] for name in settings.names})
 
@@ -250,7 +250,7 @@ def test_any_text_comes_back_and_any_labels_move(text: str, places: list[tuple[i
 )
 def test_rows_that_cannot_be_changed_are_named(row: dict[str, Any], complaint: str) -> None:
     with pytest.raises(DataError, match=re.escape(complaint)):
-        augment_records([Record(row, "rows.jsonl: line 7")], AugmentSettings("swap"))
+        augment_records([Record(row, "rows.jsonl: line 7")], AugmentConfig("swap"))
 
 
 # ── operations ─────────────────────────────────────────────────────────────────────────────────
@@ -321,7 +321,7 @@ def test_word_vectors_give_synonyms_in_any_language(tmp_path: Path) -> None:
         [[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 0, 1], [0.1, 0, 1], [-1, 0, -1]], dtype=np.float32
     )
     WordVectors(words, matrix).save(tmp_path / "v.safetensors")
-    made = Augmenter(AugmentSettings("synonyms", vectors=str(tmp_path / "v.safetensors"), copies=3))
+    made = Augmenter(AugmentConfig("synonyms", vectors=str(tmp_path / "v.safetensors"), copies=3))
     assert [row["text"] for row in made.augment({"text": "这部电影很好"})] == ["这部影片很好"]
     assert [row["text"] for row in made.augment({"text": "a Movie"})] == ["a Film"]
     assert made.augment({"text": "a bank"}) == []  # nothing lies near it
@@ -411,7 +411,7 @@ def test_what_could_not_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> N
     records = [
         Record({"text": text, "label": 1}, f"line {n}") for n, text in enumerate(["a", "one two", "…"])
     ]
-    result = augment_records(records, AugmentSettings("swap", copies=3))
+    result = augment_records(records, AugmentConfig("swap", copies=3))
     assert len(result) == 4
     err = capsys.readouterr().err
     assert "1 copies of 3 rows: swap 1; nothing new came of swap 8 times; 8 copies could not be made" in err
@@ -456,7 +456,7 @@ def as_records(rows: list[dict[str, Any]]) -> list[Record]:
 )
 def test_a_copy_lies_on_the_side_of_its_row() -> None:
     plain = as_records(reviews(300))
-    more = augment_records(plain, AugmentSettings(WITHOUT_FILES, copies=3))
+    more = augment_records(plain, AugmentConfig(WITHOUT_FILES, copies=3))
     train, held = without_copies(*parted(more, 0))
     first_train, first_held = parted(plain, 0)
     assert [record.values["text"] for record in held] == [record.values["text"] for record in first_held]
@@ -474,13 +474,13 @@ def test_copies_of_rows_of_a_dev_file_are_not_learnt_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = reviews(60)
-    more = augment_records(as_records(rows), AugmentSettings("swap", copies=2))
+    more = augment_records(as_records(rows), AugmentConfig("swap", copies=2))
     data = written(
         tmp_path / "more.jsonl",
         [record.values for record in more if record.values["text"] != rows[0]["text"]],
     )
     dev = written(tmp_path / "dev.jsonl", rows[:1] + reviews(70)[60:])
-    run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
     assert (
         "2 rows are augmented copies of rows that choose the weights: they are left out"
         in capsys.readouterr().err
@@ -500,12 +500,12 @@ def test_finetune_augments_what_it_learns_from_alone(
     n = 60 - n_held
     assert f"{3 * n:,} copies of {n} rows: swap" in err
     assert f"{4 * n:,} rows to learn from and {n_held} to choose by" in err
-    assert api.prove_resume(tmp_path / "run")["identical"]
+    assert api.verify_determinism(tmp_path / "run")["identical"]
     (tmp_path / "run.json").write_text("")
     record = tmp_path / "run" / "run.json"
     record.write_text(record.read_text().replace('"copies": 3', '"copies": 2'))
-    with pytest.raises(RunError, match="augmentation no longer makes the rows"):
-        api.prove_resume(tmp_path / "run")
+    with raises(RunError, "data_changed", "augmentation"):
+        api.verify_determinism(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -538,21 +538,21 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(300)
     ]
     (folder / "text.txt").write_text("\n".join(lines))
-    built_corpus = api.build_corpus(folder / "text.txt", out=folder / "corpus", settings=["min_chars=1"])
+    built_corpus = api.build_corpus(folder / "text.txt", out=folder / "corpus", overrides=["min_chars=1"])
     settings = ["model.n_layer=1", "model.d_model=32", "model.n_head=2", "model.context_length=16"]
     settings += ["train.context_length=16", "train.batch_size=16", "optim.rate=0.01"]
     return api.train(
-        built_corpus, model="encoder", tokenizer="word", steps=120, settings=settings, out=folder / "run"
+        built_corpus, model="encoder", tokenizer="word", steps=120, overrides=settings, out=folder / "run"
     ).path
 
 
 def test_an_encoder_of_ours_fills_gaps_by_what_it_read(encoder: Path, trained: Path) -> None:
-    made = Augmenter(AugmentSettings("infill", encoder=str(encoder), copies=30))
+    made = Augmenter(AugmentConfig("infill", encoder=str(encoder), copies=30))
     row = {"tokens": ["the", "dog", "runs", "home"], "tags": ["O", "O", "O", "B-LOC"]}
     copies = made.augment(row)
     filled = {copy["tokens"][1] for copy in copies} - {"dog"}
     assert filled & {"cat", "fox"}
     assert all(copy["tokens"][3] == "home" and copy["tags"] == row["tags"] for copy in copies)
-    assert copies == Augmenter(AugmentSettings("infill", encoder=str(encoder), copies=30)).augment(row)
+    assert copies == Augmenter(AugmentConfig("infill", encoder=str(encoder), copies=30)).augment(row)
     with raises(UsageError, "unsupported_model", "decoder"):
-        Augmenter(AugmentSettings("infill", encoder=str(trained)))
+        Augmenter(AugmentConfig("infill", encoder=str(trained)))

@@ -255,13 +255,13 @@ def test_a_dropping_template_is_refused_at_import_and_told_by_chat_and_server(
     exchange.import_run(with_template(model, "{{ bos_token }}<|user|>"), out)
     assert fault in capsys.readouterr().err
     run = open_run(out)
-    assert not run.chats
+    assert not run.supports_chat
     assert fault in run.chat_fault
     textus = str(Path(sys.executable).with_name("textus"))
     words = [textus, "chat", str(out), "--max-tokens", "1"]
     done = subprocess.run(words, input="hello\n", capture_output=True, text=True, check=True)
     assert fault in done.stderr
-    served = ServedModel("m", run.model, run.tokenizer, 1, run.chats, 128, run.chat_fault)
+    served = ServedModel("m", run.model, run.tokenizer, 1, run.supports_chat, 128, run.chat_fault)
     with running(served) as address:
         body = {"model": "m", "messages": turns("Hello")}
         error = refused(httpx.post(f"{address}/v1/chat/completions", json=body), 400)
@@ -273,7 +273,7 @@ def test_a_run_without_a_template_has_no_fault(
 ) -> None:
     exchange.import_run(with_template(model, None), tmp_path / "run")
     run = open_run(tmp_path / "run")
-    assert (run.chats, run.chat_fault) == (False, "")
+    assert (run.supports_chat, run.chat_fault) == (False, "")
     assert "template" not in capsys.readouterr().err
 
 
@@ -281,7 +281,7 @@ def test_text_reaches_the_model_over_http_and_in_python(model: Path, tmp_path: P
     """Attack 2, row 1: any text gave 8 prompt tokens and the same answer."""
     exchange.import_run(with_template(model, PARTS["loop"]), tmp_path / "run")
     run = open_run(tmp_path / "run")
-    assert run.chats
+    assert run.supports_chat
     given = [parts("Hello there"), "Hello there", parts("Hello ", "there")]
     theirs = transformers.AutoTokenizer.from_pretrained(model)
     with running(ServedModel("m", run.model, run.tokenizer, 1, True, 128)) as address:

@@ -20,7 +20,7 @@ from textus import open_run
 from textus.api import exchange
 from textus.api.conversation import fitting_ids
 from textus.api.run import Run
-from textus.generation.sampling import sampling_params
+from textus.generation.params import SamplingParams
 
 CONTEXT = 128
 TEXTUS = [str(Path(sys.executable).with_name("textus"))]
@@ -45,7 +45,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "talker"
     exchange.import_run(folder, out)
     run = open_run(out)
-    assert run.chats
+    assert run.supports_chat
     return run
 
 
@@ -193,8 +193,7 @@ def test_a_terminal_chat_edits_lines_stops_answers_and_has_commands(talker: Run)
 def test_a_setting_is_read_in_its_own_form() -> None:
     from textus.cli.chat import Conversation
 
-    conversation = Conversation(None, {"temperature": 0})  # type: ignore[arg-type]
+    conversation = Conversation(None, SamplingParams(temperature=0))  # type: ignore[arg-type]
     for assignment in ("temperature=0.5", "top-k = 5", "sliding=true", "nonsense=1", "seed=x", "top_p=0.9"):
         conversation.set(assignment)
-    assert conversation.settings == {"temperature": 0.5, "top_k": 5, "sliding": True, "top_p": 0.9}
-    assert sampling_params(conversation.settings).top_k == 5
+    assert conversation.params == SamplingParams(temperature=0.5, top_k=5, sliding=True, top_p=0.9)

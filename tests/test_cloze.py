@@ -15,7 +15,7 @@ from labelled import written
 from raising import raises
 
 from textus import api
-from textus.augment.cloze import CONTEXT_WORDS, QUESTION_WORDS, ClozeSettings, make_clozes, split_passages
+from textus.augment.cloze import CONTEXT_WORDS, QUESTION_WORDS, ClozeConfig, make_clozes, split_passages
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.core.io import read_json
@@ -40,7 +40,7 @@ def documents(n: int = 40) -> list[str]:
 
 @pytest.mark.parametrize("texts", [documents(), [CHINESE, CHINESE[:60] * 4]], ids=["english", "chinese"])
 def test_every_answer_stands_where_its_row_says_and_is_asked_for(texts: list[str], tmp_path: Path) -> None:
-    rows = list(make_clozes(texts, ClozeSettings(questions=4)))
+    rows = list(make_clozes(texts, ClozeConfig(questions=4)))
     assert len(rows) >= 3
     records = read_records(written(tmp_path / "rows.jsonl", rows))
     QuestionAnswering.from_records(QuestionAnsweringSettings(), records)
@@ -59,7 +59,7 @@ def test_every_answer_stands_where_its_row_says_and_is_asked_for(texts: list[str
 def test_what_is_asked_with_stands_around_the_answer_in_one_sentence() -> None:
     words = lambda text: set(re.findall(r"\w+", text))  # noqa: E731
     asking = {"what", "who", "which", "where", "how", "many", "when", "why"}
-    for row in make_clozes(documents(), ClozeSettings(questions=4, dropped=0)):
+    for row in make_clozes(documents(), ClozeConfig(questions=4, dropped=0)):
         (answer,) = row["answers"]
         (sentence,) = [part for part in ENGLISH.split(". ") if words(row["question"]) - asking <= words(part)]
         assert answer["text"] in sentence
@@ -73,7 +73,7 @@ def test_the_share_dropped_and_the_length_of_answers_are_as_asked_for() -> None:
     texts = documents(300)
 
     def asked(**how: float) -> list[dict[str, str]]:
-        return list(make_clozes(texts, ClozeSettings(questions=4, **how)))  # type: ignore[arg-type]
+        return list(make_clozes(texts, ClozeConfig(questions=4, **how)))  # type: ignore[arg-type]
 
     def length(rows: list[dict[str, str]]) -> float:
         return mean(len(row["question"].split()) for row in rows)
@@ -86,11 +86,11 @@ def test_the_share_dropped_and_the_length_of_answers_are_as_asked_for() -> None:
 
 def test_rows_follow_from_the_seed_and_the_passage_alone() -> None:
     texts = documents()
-    rows = list(make_clozes(texts, ClozeSettings()))
-    assert list(make_clozes(texts, ClozeSettings())) == rows
+    rows = list(make_clozes(texts, ClozeConfig()))
+    assert list(make_clozes(texts, ClozeConfig())) == rows
     by_context = lambda result: sorted(json.dumps(row) for row in result)  # noqa: E731
-    assert by_context(make_clozes(texts[::-1], ClozeSettings())) == by_context(rows)
-    assert by_context(make_clozes(texts, ClozeSettings(seed=1))) != by_context(rows)
+    assert by_context(make_clozes(texts[::-1], ClozeConfig())) == by_context(rows)
+    assert by_context(make_clozes(texts, ClozeConfig(seed=1))) != by_context(rows)
 
 
 def test_passages_are_whole_sentences_and_as_long_as_allowed() -> None:
@@ -134,8 +134,8 @@ def test_from_text_to_answers_by_commands(tmp_path: Path, capsys: pytest.Capture
     assert main(["cloze", str(corpus), "--out", str(rows), "--questions", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == len(rows.read_text().splitlines())
     small = ["model.n_layer=1", "model.d_model=32", "model.n_head=2", "model.segments=3", "train.steps=4"]
-    api.finetune(rows, model="encoder", task="question-answering", out=tmp_path / "read", settings=small)
-    few = written(tmp_path / "few.jsonl", list(make_clozes(documents(4), ClozeSettings(seed=3))))
+    api.finetune(rows, model="encoder", task="question-answering", out=tmp_path / "read", overrides=small)
+    few = written(tmp_path / "few.jsonl", list(make_clozes(documents(4), ClozeConfig(seed=3))))
     still = ["train.steps=1", "optim.rate=1e-12"]
     again = {"start": tmp_path / "read", "task": "question-answering", "settings": still}
     run = api.finetune(few, dev=rows, out=tmp_path / "run", **again)

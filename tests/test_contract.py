@@ -54,7 +54,8 @@ from textus.core.config import to_dict
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams, generate
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import generate
 from textus.models.contract import CountBased, LanguageModel, Loss
 from textus.models.registry import FAMILIES, build
 

@@ -38,7 +38,7 @@ def characters(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained_hmm(corpus: Path, tokenizer: Path, out: Path, settings: list[str] = HMM_WORDS) -> textus.Run:
-    return textus.train(corpus, model="hmm", tokenizer=tokenizer, settings=settings, out=out)
+    return textus.train(corpus, model="hmm", tokenizer=tokenizer, overrides=settings, out=out)
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +81,15 @@ OWN_HMM = "hmm counts, so this does nothing; its own settings are model.n_state,
         ("ngram", {"checkpoint_every": 5}, f"--checkpoint-every 5: {ONCE}"),
         ("hmm", {"checkpoint_every": 5}, f"--checkpoint-every 5: {SAVED}"),
         ("ngram", {"choices": Path("run")}, f"--choices run: {NOTHING}"),
-        ("ngram", {"settings": ["choices.workers=2"]}, f"--set choices.workers=2: {NOTHING}"),
-        ("ngram", {"settings": ["optim.rate=0.1"]}, f"--set optim.rate=0.1: {OWN}"),
-        ("hmm", {"settings": ["optim.warmup=3"]}, f"--set optim.warmup=3: {OWN_HMM}"),
-        ("hmm", {"settings": ["train.optim.rate=1"]}, f"--set train.optim.rate=1: {OWN_HMM}"),
-        ("hmm", {"settings": ["train.steps=3"]}, f"--set train.steps=3: {PASS}"),
-        ("hmm", {"settings": ["train.checkpoint_every=3"]}, f"--set train.checkpoint_every=3: {SAVED}"),
-        ("ngram", {"settings": ["train.log_every=3"]}, f"--set train.log_every=3: {OWN}"),
-        ("ngram", {"settings": ["train.micro_batches=3"]}, f"--set train.micro_batches=3: {OWN}"),
-        ("ngram", {"settings": ["train.evaluate_every=3"]}, f"--set train.evaluate_every=3: {OWN}"),
+        ("ngram", {"overrides": ["choices.workers=2"]}, f"--set choices.workers=2: {NOTHING}"),
+        ("ngram", {"overrides": ["optim.rate=0.1"]}, f"--set optim.rate=0.1: {OWN}"),
+        ("hmm", {"overrides": ["optim.warmup=3"]}, f"--set optim.warmup=3: {OWN_HMM}"),
+        ("hmm", {"overrides": ["train.optim.rate=1"]}, f"--set train.optim.rate=1: {OWN_HMM}"),
+        ("hmm", {"overrides": ["train.steps=3"]}, f"--set train.steps=3: {PASS}"),
+        ("hmm", {"overrides": ["train.checkpoint_every=3"]}, f"--set train.checkpoint_every=3: {SAVED}"),
+        ("ngram", {"overrides": ["train.log_every=3"]}, f"--set train.log_every=3: {OWN}"),
+        ("ngram", {"overrides": ["train.micro_batches=3"]}, f"--set train.micro_batches=3: {OWN}"),
+        ("ngram", {"overrides": ["train.evaluate_every=3"]}, f"--set train.evaluate_every=3: {OWN}"),
     ],
 )
 def test_what_counting_cannot_do_is_refused_before_anything_is_made(
@@ -106,7 +106,7 @@ def test_what_counting_cannot_do_is_refused_before_anything_is_made(
 def test_what_counting_can_do_is_done(corpus: Path, characters: Path, tmp_path: Path) -> None:
     run = textus.train(
         corpus, model="ngram", tokenizer=characters, out=tmp_path / "run", seed=3,
-        settings=["model.order=2", "train.batch_size=2", "train.context_length=100", "train.seed=4"],
+        overrides=["model.order=2", "train.batch_size=2", "train.context_length=100", "train.seed=4"],
     )  # fmt: skip
     kept = run.record["settings"]
     assert (kept["batch_size"], kept["context_length"], kept["seed"]) == (2, 100, 4)
@@ -208,7 +208,7 @@ def test_a_damaged_pass_costs_time_but_no_byte(
 
 
 def test_proving_a_resume_is_for_counting_too(whole: Path) -> None:
-    proof = textus.api.prove_resume(whole)
+    proof = textus.api.verify_determinism(whole)
     assert proof["resumed_from_step"] == PASSES // 2
     assert proof["identical"]
 
@@ -272,7 +272,7 @@ def test_a_signal_in_the_only_pass_says_that_nothing_is_saved(
 
     words: dict[str, Any] = {
         "tokenizer": "char",
-        "settings": ["train.context_length=200", "train.batch_size=1"],
+        "overrides": ["train.context_length=200", "train.batch_size=1"],
     }
     with monkeypatch.context() as change:
         change.setattr(NGram, "count", interrupted)

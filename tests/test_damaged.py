@@ -164,7 +164,7 @@ def test_absurd_sizes_are_refused_before_memory_is_asked_for(
 
     monkeypatch.setattr(architectures, "build", build)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(RunError, match=f"vocab_size={MANY}"):
+    with raises(RunError, "damaged", f"vocab_size={MANY}"):
         exchange.read(folder)
     monkeypatch.setattr(validate, "check", lambda *_: None)
     with pytest.raises(OverflowError, match="begun"):

@@ -153,7 +153,7 @@ def test_heads_are_behind_the_layers_they_read_from(family: str, tmp_path: Path)
     tags = [{"tokens": ["Anna", f"came{n}"], "tags": ["B-PER", "O"]} for n in range(20)]
     run = finetune(
         written(tmp_path / "rows.jsonl", rows), model=family, out=tmp_path / "run", epochs=4,
-        settings=["model.n_layer=1", "model.d_model=16"],
+        overrides=["model.n_layer=1", "model.d_model=16"],
         extra_tasks=[f"tags:tagging={written(tmp_path / 'tags.jsonl', tags)}"],
     )  # fmt: skip
     summary = show(run)
@@ -237,7 +237,7 @@ def test_disk_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     closed = measure_disk(Path("/proc"))  # a folder nobody can write to, root included
     assert closed["write_rate"] is None
-    assert "cannot be written" in format_doctor(doctor_of(closed))
+    assert "not writable" in format_doctor(doctor_of(closed))
 
 
 def doctor_of(drive: dict[str, Any]) -> dict[str, Any]:

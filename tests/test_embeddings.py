@@ -15,7 +15,7 @@ from raising import raises
 from safetensors.torch import load_file
 
 import textus
-from textus.api import prove_resume
+from textus.api import verify_determinism
 from textus.cli.main import main
 from textus.core.errors import RunError, UsageError
 from textus.models.registry import build
@@ -105,8 +105,8 @@ def test_every_neural_family_begins_with_the_vectors(family: str, tokenizer: Tok
 
 
 def trained(corpus: Path, out: Path, **more: Any) -> Path:
-    settings = [*SMALL, *more.pop("settings", [])]
-    return textus.train(corpus, settings=settings, out=out, **{**TRAIN, **more}).path
+    settings = [*SMALL, *more.pop("overrides", [])]
+    return textus.train(corpus, overrides=settings, out=out, **{**TRAIN, **more}).path
 
 
 def test_a_run_begins_with_them_says_so_and_keeps_a_copy(
@@ -127,7 +127,7 @@ def test_a_run_begins_with_them_says_so_and_keeps_a_copy(
     after = load_file(run.path / "model.safetensors")["embedding.weight"]
     assert_scaled(begun, result, vectors)
     torch.testing.assert_close(after, begun, atol=1e-5, rtol=0)  # the rate is next to nothing
-    plain = load_file(trained(corpus, tmp_path / "plain", steps=2, settings=STILL) / "model.safetensors")
+    plain = load_file(trained(corpus, tmp_path / "plain", steps=2, overrides=STILL) / "model.safetensors")
     others = [number for number in range(len(after)) if number not in result]
     assert not torch.allclose(plain["embedding.weight"][list(result)], begun[list(result)], atol=1e-2)
     torch.testing.assert_close(plain["embedding.weight"][others], begun[others], atol=1e-5, rtol=0)
@@ -138,14 +138,14 @@ def test_resume_needs_the_run_s_own_copy_only(
 ) -> None:
     again = tmp_path / "vectors.txt"
     again.write_bytes(file.read_bytes())
-    path = trained(corpus, tmp_path / "run", embeddings=again, checkpoint_every=4, settings=HEADS)
+    path = trained(corpus, tmp_path / "run", embeddings=again, checkpoint_every=4, overrides=HEADS)
     again.unlink()
     assert not open_run(path).steps(), "to prove it is to train again from the first step"
-    assert prove_resume(path)["resumed_from_step"] == 2
+    assert verify_determinism(path)["resumed_from_step"] == 2
     with monkeypatch.context() as planted:  # the fault: it begins again with its seed's own rows
         planted.setattr(pretrain, "read_embeddings", lambda run: None)
         with raises(RunError, "not_reproduced"):
-            prove_resume(path)
+            verify_determinism(path)
     with (path / "embeddings.safetensors").open("r+b") as held:  # a flipped byte in the copy
         held.seek(-1, 2)
         byte = held.read(1)[0]
@@ -163,15 +163,15 @@ def test_resume_needs_the_run_s_own_copy_only(
     [
         ({"model": "ngram", "steps": None}, ("option_not_applicable", "'ngram'")),
         ({"model": "hmm", "steps": None}, ("option_not_applicable", "'hmm'")),
-        ({"settings": ["model.d_model=32", *HEADS]}, ("size_mismatch", "16", "32")),
-        ({"tokenizer": "char", "settings": HEADS}, ("incompatible_data",)),
+        ({"overrides": ["model.d_model=32", *HEADS]}, ("size_mismatch", "16", "32")),
+        ({"tokenizer": "char", "overrides": HEADS}, ("incompatible_data",)),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     words: dict[str, Any], messages: tuple[str, ...], corpus: Path, file: Path, tmp_path: Path
 ) -> None:
-    settings = [] if words.get("steps", 1) is None else [*SMALL, *words.pop("settings", [])]
-    request = {**TRAIN, "settings": settings, **words}
+    settings = [] if words.get("steps", 1) is None else [*SMALL, *words.pop("overrides", [])]
+    request = {**TRAIN, "overrides": settings, **words}
     with raises(UsageError, *messages):
         textus.train(corpus, embeddings=file, out=tmp_path / "run", **request)
     assert not (tmp_path / "run").exists()
@@ -189,7 +189,7 @@ def test_good_vectors_help_where_there_are_few_sentences(corpus: Path, tmp_path:
     def nats(name: str, seed: int, embeddings: Path | None) -> float:
         path = trained(
             corpus, tmp_path / f"{name}-{seed}", model="gru", steps=20, seed=seed, embeddings=embeddings,
-            settings=["optim.rate=0.003"],
+            overrides=["optim.rate=0.003"],
         )  # fmt: skip
         lines = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
         return float(min(line["validation"] for line in lines if "validation" in line))

@@ -454,18 +454,18 @@ def test_next_sentences_are_learnt_and_told_apart_in_the_log() -> None:
 def test_it_is_trained_resumed_and_measured_like_any_family(
     objective: str, corpus: Path, story: Path, tmp_path: Path
 ) -> None:
-    from textus.api import open_run, prove_resume, train
+    from textus.api import open_run, train, verify_determinism
 
     settings = ["model.n_layer=1", "model.d_model=32", "model.n_head=2", "model.context_length=24",
                 "model.segments=2", f"model.objective={objective}", "train.batch_size=4"]  # fmt: skip
     run = train(
-        corpus, model="encoder", tokenizer="bpe", steps=6, checkpoint_every=3, settings=settings,
+        corpus, model="encoder", tokenizer="bpe", steps=6, checkpoint_every=3, overrides=settings,
         out=tmp_path / "run",
     )  # fmt: skip
     lines = [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if '"mlm"' in line]
     assert len(lines) == 6
     assert all(('"nsp"' in line) == (objective == "mlm+nsp") for line in lines)
-    prove_resume(tmp_path / "run")
+    verify_determinism(tmp_path / "run")
     assert open_run(tmp_path / "run").evaluate(story)["kind"] == "pseudo"
     with raises(UsageError, "unsupported_model"):
         run.generate("Once")

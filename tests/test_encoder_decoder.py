@@ -18,7 +18,8 @@ from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import pad_sources, source_mask
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams, generate
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import generate
 from textus.interop.folder import read_folder, write_folder
 from textus.models import encoder_decoder
 from textus.models.encoder_decoder import (

@@ -20,7 +20,8 @@ from torch import Tensor
 from textus.core.errors import RunError, UsageError
 from textus.generation import engine as engine_module
 from textus.generation.engine import AsyncEngine, Engine, TokenEvent
-from textus.generation.sampling import BOUNDS, Bound, SamplingParams, generate
+from textus.generation.params import BOUNDS, Bound, SamplingParams
+from textus.generation.sampling import generate
 from textus.models.contract import LanguageModel
 
 END = 0
@@ -110,7 +111,7 @@ def test_any_schedule_of_joins_and_cancellations(
     """Every request gets what it would get alone, and a cancelled one the beginning of it."""
     model = Remembering(RememberingConfig(context_length=context_length))
     engine = Engine(model, end_id=END, max_rows=max_rows)
-    numbers: dict[int, int] = {}  # request -> place in `asked`
+    numbers: dict[int, int] = {}  # request -> place in `requests`
     ids: dict[int, list[int]] = defaultdict(list)
     cancelled: set[int] = set()
     for step in range(200):

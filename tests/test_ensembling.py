@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def members(folder: Path) -> list[Path]:
     """Three of one family and size."""
-    data = {"dev": folder / "dev.jsonl", "model": "gru", "epochs": 2, "settings": SMALL}
+    data = {"dev": folder / "dev.jsonl", "model": "gru", "epochs": 2, "overrides": SMALL}
     return [
         api.finetune(folder / "train.jsonl", out=folder / f"gru{seed}", seed=seed, **data).path
         for seed in range(3)
@@ -53,14 +53,14 @@ def others(folder: Path) -> dict[str, Path]:
 
     return {
         "linear": tuned("linear", model="linear", **data),
-        "wide": tuned("wide", model="gru", epochs=1, settings=wide, **data),
-        "few": tuned("few", few, model="gru", epochs=1, settings=SMALL),
-        "many": tuned("many", many, model="gru", epochs=1, settings=[*SMALL, "task.multi=true"]),
+        "wide": tuned("wide", model="gru", epochs=1, overrides=wide, **data),
+        "few": tuned("few", few, model="gru", epochs=1, overrides=SMALL),
+        "many": tuned("many", many, model="gru", epochs=1, overrides=[*SMALL, "task.multi=true"]),
         "gru1-more-dropout": tuned(
             "dropout",
             model="gru",
             epochs=1,
-            settings=[*SMALL, "model.dropout=0.5", "task.dropout=0.4"],
+            overrides=[*SMALL, "model.dropout=0.5", "task.dropout=0.4"],
             **data,
         ),
     }
@@ -85,7 +85,7 @@ def test_a_mean_is_the_mean_of_probabilities(
 ) -> None:
     runs = [*members, others["linear"], others["wide"]]  # families and sizes may differ
     expected = outputs_of(runs, folder / "test.jsonl").mean(0)
-    result = api.predict_together(runs, folder / "test.jsonl")
+    result = api.ensemble_predict(runs, folder / "test.jsonl")
     labels = api.open_run(runs[0]).task.labels
     for answer, probabilities in zip(result, expected, strict=True):
         assert [answer["probabilities"][name] for name in labels] == pytest.approx(probabilities, abs=1e-5)
@@ -121,7 +121,7 @@ def test_a_soup_is_the_mean_of_weights(members: list[Path], folder: Path) -> Non
 
 def test_a_soup_of_unlike_beginnings_is_told(members: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     ensembles.average_weights(members)
-    assert "not begun from the same weights" in capsys.readouterr().err
+    assert "fine-tuned from the same base weights" in capsys.readouterr().err
 
 
 def test_a_soup_of_one_beginning_may_differ_in_what_only_training_uses(
@@ -132,7 +132,7 @@ def test_a_soup_of_one_beginning_may_differ_in_what_only_training_uses(
 
 def test_the_ensemble_is_told_against_its_mean_member(members: list[Path], folder: Path) -> None:
     test = folder / "test.jsonl"
-    result = api.evaluate_together(members, test, baselines=False)
+    result = api.ensemble_evaluate(members, test, baselines=False)
     probabilities = outputs_of(members, test)
     run = api.open_run(members[0])
     gold = run.task.gold(read_rows(run.task, test).examples)  # type: ignore[attr-defined]
@@ -143,7 +143,7 @@ def test_the_ensemble_is_told_against_its_mean_member(members: list[Path], folde
     against = result["against_mean_member"]
     assert against["value"] == pytest.approx(together - alone.mean())
     assert against["low"] <= against["value"] <= against["high"]
-    assert api.evaluate_together([members[0]] * 3, test, baselines=False)["against_mean_member"]["value"] == 0
+    assert api.ensemble_evaluate([members[0]] * 3, test, baselines=False)["against_mean_member"]["value"] == 0
 
 
 @pytest.mark.parametrize(
@@ -160,18 +160,18 @@ def test_what_does_not_answer_alike_is_refused(
     how: str, other: str, complaint: str, members: list[Path], others: dict[str, Path]
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        api.predict_together([members[0], others[other]], ["a film"], ensemble=how)
+        api.ensemble_predict([members[0], others[other]], ["a film"], ensemble=how)
     assert complaint in str(caught.value)
 
 
 def test_linear_weights_are_not_averaged(others: dict[str, Path]) -> None:
     with raises(UsageError, "unsupported_model"):
-        api.predict_together([others["linear"]] * 2, ["a film"], ensemble="soup")
+        api.ensemble_predict([others["linear"]] * 2, ["a film"], ensemble="soup")
 
 
 def test_a_run_without_a_task_is_no_member(trained: Path, members: list[Path]) -> None:
     with raises(UsageError, "not_fine_tuned"):
-        api.predict_together([members[0], trained], ["a film"])
+        api.ensemble_predict([members[0], trained], ["a film"])
 
 
 def test_the_command_line(members: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ from textus.evaluation.perplexity import (
     score_ids,
     score_text,
 )
-from textus.generation.sampling import SamplingParams
+from textus.generation.params import SamplingParams
 from textus.models.contract import Capabilities, LanguageModel
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
@@ -271,7 +271,7 @@ def test_parts_are_a_window_s_end_and_keep_the_id_before(tokenizer: Tokenizer) -
 
 
 def test_memory_does_not_grow_with_the_text(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perplexity, "GROUP", 2000)
+    monkeypatch.setattr(perplexity, "GROUP_CHARACTERS", 2000)
     waiting, most = 0, 0
 
     def endless() -> Iterator[TextChunk]:
@@ -369,7 +369,7 @@ def test_a_split_of_a_corpus(tmp_path: Path, tokenizer: Tokenizer) -> None:
 
 def test_bad_strides_and_empty_texts_are_refused(tokenizer: Tokenizer) -> None:
     for stride in (0, 17, -1):
-        with pytest.raises(UsageError, match=f"stride {stride}"):
+        with raises(UsageError, "out_of_range", f"stride {stride}"):
             evaluate(decoder(tokenizer), tokenizer, TEXT, stride=stride)
     for texts in ("", [], ["", ""]):
         with raises(DataError, "empty_data"):
@@ -474,7 +474,7 @@ def test_parts_of_a_document_are_one_text_for_its_family(tokenizer: Tokenizer) -
 def test_of_a_long_text_the_beginning_is_read_and_how_much_is_said(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perplexity, "OWN", 20)
+    monkeypatch.setattr(perplexity, "MAX_METRIC_TOKENS", 20)
     result = model_metrics(vae(tokenizer, spread=6.0), tokenizer, ["the cat sat on"] * 50)
     assert result["tokens"] == 28
     assert result["kl_per_text"]["n"] == 2

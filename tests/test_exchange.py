@@ -18,7 +18,7 @@ import pytest
 import torch
 from raising import raises
 
-from textus.api import Run, exchange, export_model, import_model, open_run, resume, show, verify
+from textus.api import Run, exchange, export, import_model, open_run, resume, show, verify
 from textus.api.exchange import Wheel, fetch, unpack
 from textus.cli.main import main
 from textus.core.errors import RunError, TextusError, UsageError
@@ -91,7 +91,7 @@ def test_an_imported_run_is_a_run_like_any_other(
     assert (source["architecture"], source["format"]) == ("Qwen3ForCausalLM", "huggingface")
     assert resume(back.path).path == back.path
     assert "nothing to resume" in capsys.readouterr().err
-    with pytest.raises(RunError, match="--on FILE"):
+    with raises(RunError, "not_found", "--on FILE"):
         back.evaluate()
 
 
@@ -101,7 +101,7 @@ def test_older_tokenizer_files_are_read(exported: Path, data: Path, tmp_path: Pa
     folder, theirs = data / "weights" / "gpt2_bpe", tmp_path / "gpt2"
     config = transformers.GPT2Config(vocab_size=50257, n_positions=32, n_embd=8, n_layer=1, n_head=2)
     transformers.GPT2LMHeadModel(config).save_pretrained(theirs)
-    with pytest.raises(RunError, match="has no tokenizer: neither"):
+    with raises(RunError, "incomplete_model", "tokenizer.json"):
         import_model(theirs, out=tmp_path / "run")
     (theirs / "vocab.json").write_bytes((folder / "encoder.json").read_bytes())
     (theirs / "merges.txt").write_bytes((folder / "vocab.bpe").read_bytes())
@@ -173,10 +173,10 @@ def test_a_model_with_a_chat_template_chats(tmp_path: Path) -> None:
 
     run = import_model(chatting(tmp_path / "m.gguf", TEMPLATE), out=tmp_path / "run")
     assert run.record["task"] == "chat"
-    assert run.chats
+    assert run.supports_chat
     messages = [{"role": "user", "content": "2 + 2? <|im_end|>"}]
     assert run.chat(messages, max_tokens=5) == run.chat(messages, max_tokens=5)
-    export_model(run.path, out=tmp_path / "hf")
+    export(run.path, out=tmp_path / "hf")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     plain = [{"role": "user", "content": "What is it?"}]
     expected = theirs.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
@@ -202,9 +202,9 @@ def test_a_template_that_fails_is_told_and_the_run_does_not_chat(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = import_model(chatting(tmp_path / "m.gguf", "{{ 1 / 0 }}"), out=tmp_path / "run")
-    assert not run.chats
+    assert not run.supports_chat
     assert "chat template is not understood" in capsys.readouterr().err
-    assert not import_model(chatting(tmp_path / "n.gguf", None), out=tmp_path / "other").chats
+    assert not import_model(chatting(tmp_path / "n.gguf", None), out=tmp_path / "other").supports_chat
 
 
 # ── tokenizers of encoders ─────────────────────────────────────────────────────────────────────
@@ -327,12 +327,12 @@ def test_an_existing_folder_is_kept(exported: Path, back: Run, tmp_path: Path) -
     out = tmp_path / "run"
     import_model(exported, out=out)
     before = sha256(out / "run.json")
-    with pytest.raises(UsageError, match="exists already"):
+    with raises(UsageError, "already_exists"):
         import_model(exported, out=out)
     with pytest.raises(RunError):
         import_model(tmp_path / "gone", out=out, force=True)
     assert sha256(out / "run.json") == before
-    for act in (lambda **k: export_model(back.path, **k), lambda **k: exchange.export_run(back.path, **k)):
+    for act in (lambda **k: export(back.path, **k), lambda **k: exchange.export_run(back.path, **k)):
         with pytest.raises(UsageError):
             act(out=out, to="onix")
 
@@ -482,7 +482,7 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run
 @pytest.mark.slow
 def test_smollm2_knows_the_capital_of_france(real: Callable[[str], Run]) -> None:
     run = real("smollm2")
-    assert run.chats
+    assert run.supports_chat
     question = [{"role": "user", "content": "What is the capital of France?"}]
     assert "Paris" in run.chat(question, temperature=0, max_tokens=12)
 

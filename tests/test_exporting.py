@@ -14,7 +14,7 @@ from conftest import STORY
 from corpora import write
 
 import textus
-from textus.api import Run, export_model, import_model, open_run
+from textus.api import Run, export, import_model, open_run
 from textus.core.io import sha256
 
 SENTENCES = [part.strip() + "." for part in STORY.replace("\n", " ").split(".") if part.strip()]
@@ -46,8 +46,8 @@ def corpora_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def made(corpora_of: dict[str, Path], out: Path, family: str, settings: list[str]) -> tuple[Run, Path, Run]:
     """A run trained for some steps, its export, and the run that is made of that."""
     corpus = corpora_of["pairs" if family == "encoder-decoder" else "plain"]
-    run = textus.train(corpus, model=family, tokenizer="bpe", steps=25, settings=settings, out=out / "run")
-    export_model(run.path, out=out / "hf")
+    run = textus.train(corpus, model=family, tokenizer="bpe", steps=25, overrides=settings, out=out / "run")
+    export(run.path, out=out / "hf")
     return run, out / "hf", import_model(out / "hf", out=out / "back")
 
 
@@ -156,11 +156,11 @@ def test_an_export_s_tokenizer_is_otherwise_the_run_s(corpora_of: dict[str, Path
     different: list[Any] = [name for name in kept if kept[name] != written[name]]
     assert different == ["post_processor"]
     shutil.rmtree(tmp_path / "back")
-    again = export_model(import_model(hf, out=tmp_path / "back").path, out=tmp_path / "again")
+    again = export(import_model(hf, out=tmp_path / "back").path, out=tmp_path / "again")
     assert again["architecture"] == "T5ForConditionalGeneration"
     for name in ("tokenizer.json", "model.safetensors", "config.json"):
         assert sha256(hf / name) == sha256(tmp_path / "again" / name), name
     back = open_run(tmp_path / "back")
     assert back.record["family"] == "encoder-decoder"
-    assert not back.chats, "no conversation was trained on: exported and imported it is no chat model"
+    assert not back.supports_chat, "no conversation was trained on: exported and imported it is no chat model"
     assert not (hf / "chat_template.jinja").exists()

@@ -31,14 +31,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(folder: Path) -> api.Run:
     return api.finetune(
-        folder / "train.jsonl", task="relations", model="lstm", out=folder / "run", epochs=3, settings=SMALL
+        folder / "train.jsonl", task="relations", model="lstm", out=folder / "run", epochs=3, overrides=SMALL
     )
 
 
 @pytest.fixture(scope="module")
 def tagger(folder: Path) -> api.Run:
     return api.finetune(
-        folder / "train.jsonl", task="tagging", model="lstm", out=folder / "tagger", epochs=6, settings=SMALL
+        folder / "train.jsonl", task="tagging", model="lstm", out=folder / "tagger", epochs=6, overrides=SMALL
     )
 
 
@@ -131,7 +131,7 @@ def test_figures_from_raw_text_are_those_of_its_triples(
             {**item, "head": last - item["head"], "tail": last - item["tail"]} for item in row["relations"]
         ]
     test = written(tmp_path / "test.jsonl", rows)
-    scores = tuned.evaluate_task(test, entities=tagger.path)
+    scores = tuned.evaluate(test, entities=tagger.path)
     gold, guess = set(), set()
     for number, row in enumerate(rows, 1):
         for relation in row["relations"]:
@@ -147,7 +147,7 @@ def test_figures_from_raw_text_are_those_of_its_triples(
     assert scores["precision"]["value"] == pytest.approx(right / len(guess))
     assert scores["recall"]["value"] == pytest.approx(right / len(gold))
     assert scores["f1"]["value"] > 0.5
-    alone = tagger.evaluate_task(test)
+    alone = tagger.evaluate(test)
     assert scores["entity_f1"]["value"] == pytest.approx(alone["f1"]["value"])
 
 
@@ -170,12 +170,12 @@ def test_runs_that_do_not_belong_are_refused(
         {"tokens": ["it", "rains"], "tags": ["P", "V"]},
     ]
     for name, rows, message in (
-        ("names", other, "no type is common to both"),
-        ("plain", plain, "no entities"),
+        ("names", other, "no entity type in common"),
+        ("plain", plain, "not entities"),
     ):
         data = written(tmp_path / f"{name}.jsonl", rows)
         run = api.finetune(
-            data, task="tagging", model="rnn", out=tmp_path / name, dev=data, epochs=1, settings=SMALL
+            data, task="tagging", model="rnn", out=tmp_path / name, dev=data, epochs=1, overrides=SMALL
         )
         with pytest.raises(UsageError, match=message):
             tuned.triples(test, entities=run.path)
@@ -198,7 +198,7 @@ def test_runs_that_do_not_belong_are_refused(
     assert "not with --ensemble" in capsys.readouterr().err
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
-    with pytest.raises(DataError, match="holds no text"):
+    with raises(DataError, "empty_data", "empty.txt"):
         tuned.triples(empty, entities=tagger.path)
 
 

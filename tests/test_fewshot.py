@@ -17,7 +17,8 @@ from raising import raises
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
-from textus.evaluation.fewshot import FewShotConfig, PromptScorer, calibrate, parse_verbalizer, sample_shots
+from textus.evaluation.config import FewShotConfig, parse_verbalizer
+from textus.evaluation.fewshot import PromptScorer, calibrate, sample_shots
 from textus.models.contract import Capabilities
 from textus.tasks.base import Example
 
@@ -45,7 +46,7 @@ def bpe(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     settings = ["model.n_layer=2", "model.d_model=32", "model.n_head=2", "model.context_length=96"]
     settings += ["train.context_length=96", "train.batch_size=2"]
     out = tmp_path_factory.mktemp("runs") / "bpe"
-    return api.train(corpus, tokenizer="bpe", steps=20, settings=settings, out=out).path
+    return api.train(corpus, tokenizer="bpe", steps=20, overrides=settings, out=out).path
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,9 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     folder = tmp_path_factory.mktemp("speaker")
     lines = [f"{row['text']} {row['label']}" for row in examples(600, seed=9)]
     (folder / "text.txt").write_text("\n\n".join(lines))
-    built = api.build_corpus(folder / "text.txt", out=folder / "corpus", settings=["min_chars=1"])
+    built = api.build_corpus(folder / "text.txt", out=folder / "corpus", overrides=["min_chars=1"])
     settings = ["model.n_layer=1", "model.d_model=32", "train.context_length=48", "optim.rate=0.01"]
-    return api.train(built, model="lstm", tokenizer="word", steps=150, settings=settings, out=folder / "run")
+    return api.train(built, model="lstm", tokenizer="word", steps=150, overrides=settings, out=folder / "run")
 
 
 @pytest.mark.promise(
@@ -69,9 +70,10 @@ def test_scores_are_those_of_transformers(bpe: Path, shots: list[Example], tmp_p
     """The same ids read whole, without a cache, by another library."""
     transformers = pytest.importorskip("transformers")
     run = api.open_run(bpe)
-    api.export_model(bpe, out=tmp_path / "hf")
+    api.export(bpe, out=tmp_path / "hf")
     other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
-    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(TEMPLATE, WORDS))
+    config = FewShotConfig(template=TEMPLATE, verbalizer=WORDS)
+    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], config)
     result = request.probabilities(shots, TEXTS)
     tokenizer = run.tokenizer
     first = [tokenizer.bos_id]
@@ -115,7 +117,8 @@ def test_every_family_that_predicts_can_be_asked(
 
 def test_one_alone_is_answered_as_among_others(bpe: Path) -> None:
     run = api.open_run(bpe)
-    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(TEMPLATE, WORDS))
+    config = FewShotConfig(template=TEMPLATE, verbalizer=WORDS)
+    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], config)
     texts = TEXTS * 7  # more than are asked at once
     together = request.probabilities(SHOTS, texts)
     for row, text in zip(together, texts, strict=True):
@@ -189,8 +192,8 @@ def test_what_does_not_fit_is_told(bpe: Path, tmp_path: Path, capsys: pytest.Cap
     test = written(tmp_path / "t.jsonl", [{"text": f"heron {n} " * 40, "label": n % 2} for n in range(4)])
     result = api.fewshot(bpe, data, on=test, shots=(0, 8), repeats=1)
     err = capsys.readouterr().err
-    assert "texts were longer than 24 tokens" in err
-    assert "examples did not fit the context of 96 tokens and were left out" in err
+    assert "a text was truncated to 24 tokens" in err
+    assert "examples did not fit into the context of 96 tokens and were dropped" in err
     assert result["shots"][1]["accuracy"]["n"] == 4
 
 
@@ -246,7 +249,7 @@ def test_wrong_words_are_named(speaker: api.Run, how: dict[str, Any], complaint:
 def test_a_run_that_predicts_nothing_is_refused(speaker: api.Run, corpus: Path, tmp_path: Path) -> None:
     settings = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
     encoder = api.train(
-        corpus, model="encoder", tokenizer="char", steps=1, settings=settings, out=tmp_path / "run"
+        corpus, model="encoder", tokenizer="char", steps=1, overrides=settings, out=tmp_path / "run"
     )
     data = written(tmp_path / "d.jsonl", examples(10))
     with raises(UsageError, "unsupported_model"):
@@ -260,11 +263,13 @@ def test_a_prompt_longer_than_the_context_is_refused(bpe: Path) -> None:
     run = api.open_run(bpe)
     context = run.model.config.context_length
     template = "word " * (2 * context) + "{text} it is {label}"
-    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template, WORDS))
+    config = FewShotConfig(template=template, verbalizer=WORDS)
+    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], config)
     for shots in ([], SHOTS):
-        with pytest.raises(UsageError, match=rf"context of the model holds {context}; shorten --template"):
+        with raises(UsageError, "context_exceeded", str(context), "--template"):
             request.probabilities(shots, TEXTS)
     fits = "{text}" + " x" * 4 + " it is {label}"
-    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(fits, WORDS))
+    config = FewShotConfig(template=fits, verbalizer=WORDS)
+    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], config)
     assert request.probabilities(SHOTS * 50, TEXTS).shape == (len(TEXTS), 2)
     assert request.n_dropped > 0

@@ -44,7 +44,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     return api.finetune(
-        rows, model="lstm", out=tmp_path_factory.mktemp("runs") / "lstm", epochs=6, settings=SMALL
+        rows, model="lstm", out=tmp_path_factory.mktemp("runs") / "lstm", epochs=6, overrides=SMALL
     )
 
 
@@ -56,9 +56,9 @@ NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decode
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: Path) -> None:
     settings = [*SMALL, *(["model.n_head=2"] if "coder" in family else [])]
-    run = api.finetune(rows, model=family, out=tmp_path / "run", epochs=8, settings=settings)
+    run = api.finetune(rows, model=family, out=tmp_path / "run", epochs=8, overrides=settings)
     test = written(tmp_path / "test.jsonl", sentences(90, seed=1))
-    assert run.evaluate_task(test)["accuracy"]["value"] > 0.9
+    assert run.evaluate(test)["accuracy"]["value"] > 0.9
     texts = ["a grand story", "dull men of the town"]
     assert [row["label"] for row in run.predict(texts)] == ["good", "bad"]
 
@@ -72,7 +72,7 @@ def test_a_family_without_states_is_refused(family: str, rows: Path, tmp_path: P
 
 def test_from_a_run_its_weights_and_tokenizer_go_on(trained: Path, rows: Path, tmp_path: Path) -> None:
     settings = ["train.batch_size=8", "train.keep=last"]  # else the solved head alone is the best there is
-    run = api.finetune(rows, start=trained, out=tmp_path / "run", epochs=1, settings=settings)
+    run = api.finetune(rows, init_from=trained, out=tmp_path / "run", epochs=1, overrides=settings)
     before, tokenizer, _ = load(trained)
     assert run.tokenizer.fingerprint == tokenizer.fingerprint
     old = dict(before.named_parameters())
@@ -85,16 +85,18 @@ def test_from_a_run_its_weights_and_tokenizer_go_on(trained: Path, rows: Path, t
 def test_from_a_run_what_leaves_the_shapes_may_be_set(trained: Path, rows: Path, tmp_path: Path) -> None:
     """Dropout is another and the weights are the run's; what changes a shape is refused before anything is written."""
     settings = ["train.batch_size=8", "train.steps=3", "train.checkpoint_every=1", "optim.rate=1e-12"]
-    run = api.finetune(rows, start=trained, out=tmp_path / "run", settings=[*settings, "model.dropout=0.375"])
+    run = api.finetune(
+        rows, init_from=trained, out=tmp_path / "run", overrides=[*settings, "model.dropout=0.375"]
+    )
     assert run.record["config"]["dropout"] == run.model.config.dropout == 0.375
     before, model = load(trained)[0], run.model
     assert before.config.dropout != 0.375
     now = dict(model.named_parameters())
     assert all(torch.allclose(value, now[name], atol=1e-6) for name, value in before.named_parameters())
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
     for item in ("model.n_layer=7", "model.vocab_size=999", "model.drpout=0.1"):
         with pytest.raises(UsageError, match=r"set it is|did you mean"):
-            api.finetune(rows, start=trained, out=tmp_path / "other", settings=[*settings, item])
+            api.finetune(rows, init_from=trained, out=tmp_path / "other", overrides=[*settings, item])
     assert not (tmp_path / "other").exists()
 
 
@@ -125,9 +127,9 @@ def test_the_run_says_what_it_was_made_from(tuned: api.Run, rows: Path) -> None:
 )
 def test_broken_off_and_resumed_it_ends_in_the_same_bytes(rows: Path, tmp_path: Path) -> None:
     run = api.finetune(
-        rows, model="gru", out=tmp_path / "run", epochs=3, settings=[*SMALL, "model.dropout=0.3"]
+        rows, model="gru", out=tmp_path / "run", epochs=3, overrides=[*SMALL, "model.dropout=0.3"]
     )
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
 
 
 @pytest.mark.promise(
@@ -142,7 +144,7 @@ def test_moved_rows_are_read_where_they_are_now_and_no_parent_is_needed(
     parent, data = Path(shutil.copytree(trained, tmp_path / "parent")), tmp_path / "rows.jsonl"
     shutil.copyfile(rows, data)
     settings = ["train.batch_size=8", "train.checkpoint_every=2"]
-    whole = api.finetune(data, start=parent, out=tmp_path / "whole", epochs=1, settings=settings)
+    whole = api.finetune(data, init_from=parent, out=tmp_path / "whole", epochs=1, overrides=settings)
     with pytest.raises(TrainingInterrupted):
         api.resume(started_again(whole.path, tmp_path / "run"), until=3)
     early = started_again(whole.path, tmp_path / "early")
@@ -152,7 +154,7 @@ def test_moved_rows_are_read_where_they_are_now_and_no_parent_is_needed(
         api.resume(tmp_path / "run")
     api.resume(tmp_path / "run", corpus=tmp_path / "elsewhere.jsonl")
     assert sha256(tmp_path / "run" / "model.safetensors") == sha256(whole.path / "model.safetensors")
-    api.finetune(rows, model="gru", out=parent, epochs=1, settings=SMALL)
+    api.finetune(rows, model="gru", out=parent, epochs=1, overrides=SMALL)
     with raises(RunError, "data_changed"):
         api.resume(early, corpus=tmp_path / "elsewhere.jsonl")
 
@@ -162,7 +164,7 @@ def test_moved_validation_rows_are_read_where_they_are_now(rows: Path, trained: 
     data, dev = tmp_path / "rows.jsonl", written(tmp_path / "dev.jsonl", sentences(30, seed=3))
     shutil.copyfile(rows, data)
     settings = [*SMALL, "train.steps=4", "train.checkpoint_every=2"]
-    whole = api.finetune(data, model="gru", dev=dev, out=tmp_path / "whole", settings=settings)
+    whole = api.finetune(data, model="gru", dev=dev, out=tmp_path / "whole", overrides=settings)
     run = started_again(whole.path, tmp_path / "run")
     dev.rename(tmp_path / "moved.jsonl")
     with raises(RunError, "not_found", "dev.jsonl"):
@@ -170,11 +172,11 @@ def test_moved_validation_rows_are_read_where_they_are_now(rows: Path, trained: 
     assert main(["resume", str(run), "--dev", str(tmp_path / "moved.jsonl")]) == 0
     assert sha256(run / "model.safetensors") == sha256(whole.path / "model.safetensors")
     assert open_run(run).record["corpus"]["dev"] == str(tmp_path / "moved.jsonl")
-    alone = api.finetune(data, model="gru", out=tmp_path / "alone", settings=settings)
+    alone = api.finetune(data, model="gru", out=tmp_path / "alone", overrides=settings)
     again = started_again(alone.path, tmp_path / "again")
-    with pytest.raises(UsageError, match=r"--dev .*moved\.jsonl: .* no validation rows of their own"):
+    with raises(UsageError, "option_not_applicable", "--dev", "moved.jsonl"):
         api.resume(again, dev=tmp_path / "moved.jsonl")
-    with pytest.raises(UsageError, match=r"--dev .*moved\.jsonl: goes with fine-tuned runs"):
+    with raises(UsageError, "option_not_applicable", "--dev", "moved.jsonl"):
         api.resume(trained, dev=tmp_path / "moved.jsonl")
 
 
@@ -187,15 +189,15 @@ def started_again(run: Path, copy: Path) -> Path:
 
 def test_resume_refuses_other_rows(rows: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", sentences(60))
-    run = api.finetune(data, model="rnn", out=tmp_path / "run", epochs=2, settings=SMALL)
+    run = api.finetune(data, model="rnn", out=tmp_path / "run", epochs=2, overrides=SMALL)
     written(data, sentences(61))
     with raises(RunError, "data_changed"):
-        api.prove_resume(run.path)
+        api.verify_determinism(run.path)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(rows: Path, tmp_path: Path) -> None:
     def weights(seed: int, name: str) -> torch.Tensor:
-        run = api.finetune(rows, model="gru", out=tmp_path / name, epochs=1, seed=seed, settings=SMALL)
+        run = api.finetune(rows, model="gru", out=tmp_path / name, epochs=1, seed=seed, overrides=SMALL)
         return run.model.heads["classification"].out.weight  # type: ignore[union-attr, return-value]
 
     first = weights(0, "a")
@@ -214,9 +216,9 @@ def test_any_number_of_labels_a_text(tmp_path: Path) -> None:
     ]
     data = written(tmp_path / "rows.jsonl", rows)
     run = api.finetune(
-        data, model="gru", out=tmp_path / "run", epochs=8, settings=[*SMALL, "task.multi=true"]
+        data, model="gru", out=tmp_path / "run", epochs=8, overrides=[*SMALL, "task.multi=true"]
     )
-    assert run.evaluate_task(data)["micro_f1"]["value"] > 0.95
+    assert run.evaluate(data)["micro_f1"]["value"] > 0.95
     assert [row["labels"] for row in run.predict(["hasa film", "film"])] == [["a"], []]
 
 
@@ -230,7 +232,7 @@ def test_pairs_of_texts(tmp_path: Path) -> None:
         rows.append({**texts, "label": int(first == second)})
     data = written(tmp_path / "rows.jsonl", rows)
     settings = [*SMALL, "model.n_head=2", "optim.rate=0.003"]
-    run = api.finetune(data, model="encoder", out=tmp_path / "run", epochs=12, settings=settings)
+    run = api.finetune(data, model="encoder", out=tmp_path / "run", epochs=12, overrides=settings)
     answers = run.predict([("a film was", "a story of"), ("a film was", "b story of")])
     assert [answer["label"] for answer in answers] == [1, 0]
 
@@ -242,7 +244,7 @@ def test_chinese_is_read_by_character(tmp_path: Path) -> None:
         {"text": f"{answer()}真{word}看", "label": label} for word, label in (("好", "褒"), ("难", "贬")) * 60
     ]
     data = written(tmp_path / "r.jsonl", rows)
-    run = api.finetune(data, model="lstm", out=tmp_path / "run", epochs=4, settings=SMALL)
+    run = api.finetune(data, model="lstm", out=tmp_path / "run", epochs=4, overrides=SMALL)
     assert run.tokenizer.kind == "char"
     assert [row["label"] for row in run.predict(["真好看", "真难看"])] == ["褒", "贬"]
 
@@ -253,7 +255,7 @@ def test_chinese_is_read_by_character(tmp_path: Path) -> None:
     "empty rows are reported; rows without a usable label are refused by name",
 )
 def test_what_is_cut_is_told(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    api.finetune(rows, model="gru", out=tmp_path / "run", epochs=1, settings=[*SMALL, "task.longest=6"])
+    api.finetune(rows, model="gru", out=tmp_path / "run", epochs=1, overrides=[*SMALL, "task.longest=6"])
     err = capsys.readouterr().err
     assert "texts are longer than 6 tokens: the ends of them" in err
 
@@ -266,11 +268,11 @@ def cut_at(
     small = (*SMALL, f"task.longest={longest}")
     runs = {
         cut: api.finetune(
-            data, model="gru", out=tmp_path / cut, epochs=4, settings=[*small, f"task.cut={cut}"]
+            data, model="gru", out=tmp_path / cut, epochs=4, overrides=[*small, f"task.cut={cut}"]
         )
         for cut in cuts
     }
-    right = [run.evaluate_task(data, baselines=False)["accuracy"]["value"] for run in runs.values()]
+    right = [run.evaluate(data, baselines=False)["accuracy"]["value"] for run in runs.values()]
     return runs, right
 
 
@@ -324,7 +326,7 @@ def test_with_nothing_cut_every_window_is_read_and_their_mean_answers(
 def test_rows_in_both_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = written(tmp_path / "train.jsonl", sentences(60))
     dev = written(tmp_path / "dev.jsonl", [*sentences(3), *sentences(9, seed=5)])
-    api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
     err = capsys.readouterr().err
     assert "3 of the 12 rows that choose the weights have a text that is trained on too" in err
     assert "dev.jsonl: line 1" in err
@@ -336,7 +338,7 @@ def test_equal_texts_are_held_out_together(tmp_path: Path, capsys: pytest.Captur
         model="gru",
         out=tmp_path / "run",
         epochs=1,
-        settings=SMALL,
+        overrides=SMALL,
     )
     assert "trained on too" not in capsys.readouterr().err
 
@@ -345,9 +347,9 @@ def test_labels_never_seen_count_as_wrong(
     tuned: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = sentences(30, seed=3)
-    right = 30 * tuned.evaluate_task(written(tmp_path / "known.jsonl", known))["accuracy"]["value"]
+    right = 30 * tuned.evaluate(written(tmp_path / "known.jsonl", known))["accuracy"]["value"]
     test = written(tmp_path / "t.jsonl", [*known, {"text": "a grand film", "label": "new"}])
-    scores = tuned.evaluate_task(test)
+    scores = tuned.evaluate(test)
     assert scores["accuracy"]["value"] == pytest.approx(right / 31)
     assert "1 labels were never seen in training (new)" in capsys.readouterr().err
 
@@ -376,21 +378,21 @@ def test_data_that_cannot_be_learnt_is_named(
 
 def test_rows_without_text_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = written(tmp_path / "r.jsonl", [*sentences(60), {"text": "  ", "label": "bad"}])
-    api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
     assert "1 rows have no text and are left out; the first is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ({}, "--from RUN for a model that is there, or --model FAMILY"),
-        ({"model": "lstm", "start": "x"}, "--from RUN for a model that is there, or --model FAMILY"),
+        ({}, "--from RUN, or --model FAMILY"),
+        ({"model": "lstm", "init_from": "x"}, "--from RUN, or --model FAMILY"),
         ({"model": "lstm", "task": "classfication"}, "did you mean 'classification'"),
-        ({"model": "lstm", "settings": ["train.context_length=9"]}, "is task.longest"),
-        ({"model": "lstm", "epochs": 2, "settings": ["train.steps=9"]}, "both say how long"),
+        ({"model": "lstm", "overrides": ["train.context_length=9"]}, "is task.longest"),
+        ({"model": "lstm", "epochs": 2, "overrides": ["train.steps=9"]}, "both set the length"),
         ({"model": "lstm", "epochs": 0}, "--epochs 0: must be at least 1"),
-        ({"model": "lstm", "settings": ["tsk.multi=true"]}, "did you mean 'task'"),
-        ({"start": "x", "tokenizer": "bpe"}, "a model reads with the tokenizer it has"),
+        ({"model": "lstm", "overrides": ["tsk.multi=true"]}, "did you mean 'task'"),
+        ({"init_from": "x", "tokenizer": "bpe"}, "a model reads with the tokenizer it has"),
     ],
 )
 def test_wrong_words_are_named_before_anything_is_read(
@@ -433,7 +435,7 @@ def test_the_command_line_asks_for_a_text_or_a_file(
 
 def test_what_is_set_has_the_last_word(rows: Path, tmp_path: Path) -> None:
     chosen = [*SMALL, "train.steps=20", "train.seed=7", "train.evaluate_every=5", "optim.weight_decay=0.5"]
-    settings = api.finetune(rows, model="gru", out=tmp_path / "run", settings=chosen).record["settings"]
+    settings = api.finetune(rows, model="gru", out=tmp_path / "run", overrides=chosen).record["settings"]
     assert [settings[name] for name in ("steps", "seed", "evaluate_every")] == [20, 7, 5]
     assert (settings["optim"]["warmup"], settings["optim"]["weight_decay"]) == (2, 0.5)
 
@@ -527,18 +529,20 @@ def test_the_head_of_another_task_or_of_other_classes_is_left_behind(
     """Of the same task with the same classes it goes on; the run that comes of it opens in every case."""
     still = ["train.steps=1", "optim.rate=1e-12"]
     weights = lambda run: load(run.path)[0].heads["classification"].out.weight  # noqa: E731
-    same = api.finetune(rows, start=tuned.path, out=tmp_path / "same", settings=[*still, "task.dropout=0.2"])
+    same = api.finetune(
+        rows, init_from=tuned.path, out=tmp_path / "same", overrides=[*still, "task.dropout=0.2"]
+    )
     assert "the head of classification goes on" in capsys.readouterr().err
     assert torch.allclose(weights(same), weights(tuned), atol=1e-6)
     others = [{**row, "label": row["label"].upper()} for row in sentences(60)]
     upper = written(tmp_path / "upper.jsonl", others)
-    other = api.finetune(upper, start=tuned.path, out=tmp_path / "other", settings=still)
+    other = api.finetune(upper, init_from=tuned.path, out=tmp_path / "other", overrides=still)
     assert not torch.allclose(weights(other), weights(tuned), atol=1e-3)
     pairs = [{"text": "a grand story", "text_pair": "a town", "score": n % 5} for n in range(40)]
     file = written(tmp_path / "pairs.jsonl", pairs)
     capsys.readouterr()
     moved = api.finetune(
-        file, dev=file, start=tuned.path, task="similarity", out=tmp_path / "moved", settings=still
+        file, dev=file, init_from=tuned.path, task="similarity", out=tmp_path / "moved", overrides=still
     )
     assert "heads of other tasks are left behind: classification" in capsys.readouterr().err
     assert list(load(moved.path)[0].heads) == ["similarity"]

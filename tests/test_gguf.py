@@ -19,7 +19,8 @@ from raising import raises
 
 from benchmarks._stories import plain_story
 from textus.core.errors import RunError, TextusError, UsageError
-from textus.generation.sampling import SamplingParams, generate
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import generate
 from textus.interop import gguf, llama2c
 from textus.interop.gguf_reader import Container
 from textus.interop.tokenizer_json import SPLITS

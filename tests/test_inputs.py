@@ -180,14 +180,14 @@ def test_sources_of_a_table_are_made_into_targets(tmp_path: Path) -> None:
         {"id": n, "source": text.upper(), "target": text} for n, text in enumerate(["a b", "b c", "c a"] * 9)
     ]
     corpus = textus.build_corpus(
-        written(tmp_path / "pairs.jsonl", pairs), out=tmp_path / "corpus", settings=["min_chars=1"]
+        written(tmp_path / "pairs.jsonl", pairs), out=tmp_path / "corpus", overrides=["min_chars=1"]
     )
     run = textus.train(
         corpus,
         model="seq2seq",
         tokenizer="char",
         steps=2,
-        settings=["model.n_layer=1", "model.d_model=16"],
+        overrides=["model.n_layer=1", "model.d_model=16"],
         out=tmp_path / "run",
     )
     out = tmp_path / "o.csv"

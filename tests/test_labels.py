@@ -236,7 +236,9 @@ def test_some_rows_are_held_out_and_some_are_left_for_every_seed(name: str) -> N
     for n_rows in (least, least + 1, 7, 12, 20, 60):
         given = [Record(DATA[name](n), f"row {n}") for n in range(n_rows)]
         for seed in range(200 if n_rows in (12, 60) else 30):
-            train, held = hold_out(cls, settings, given, FinetuneConfig(Path("rows"), name, seed=seed))
+            train, held = hold_out(
+                cls, settings, given, FinetuneConfig(data=Path("rows"), task=name, seed=seed)
+            )
             assert held
             assert train
             assert len(held) + len(train) == n_rows
@@ -258,7 +260,9 @@ def test_rows_that_share_their_text_are_held_out_too(
     cls = task_class(name)
     given = [Record(alike[name](n), f"row {n}") for n in range(n_rows)]
     for seed in range(30):
-        train, held = hold_out(cls, cls.config(), given, FinetuneConfig(Path("rows"), name, seed=seed))
+        train, held = hold_out(
+            cls, cls.config(), given, FinetuneConfig(data=Path("rows"), task=name, seed=seed)
+        )
         assert len(held) == max(1, round(n_rows / 10))
         assert len(train) == n_rows - len(held)
     assert "rows have the same" in capsys.readouterr().err
@@ -268,7 +272,10 @@ def test_no_class_vanishes_from_the_rows_to_learn_from() -> None:
     given = records([f"class {n % 12}" for n in range(18)])
     for seed in range(200):
         train, held = hold_out(
-            Classification, ClassificationSettings(), given, FinetuneConfig(Path("rows"), "x", seed=seed)
+            Classification,
+            ClassificationSettings(),
+            given,
+            FinetuneConfig(data=Path("rows"), task="x", seed=seed),
         )
         assert {record.values["label"] for record in train} == {f"class {n}" for n in range(12)}
         assert len(held) == 2
@@ -294,7 +301,7 @@ def test_too_few_rows_are_named_with_the_number_and_the_remedy(name: str, tmp_pa
     data = written(tmp_path / "rows.jsonl", [DATA[name](n) for n in range(cls.min_rows - 1)])
     pattern = rf"has {cls.min_rows - 1} rows?: {name} needs at least {cls.min_rows} .*--dev FILE"
     with pytest.raises(DataError, match=pattern):
-        read_data(cls, cls.config(), FinetuneConfig(data, name))
+        read_data(cls, cls.config(), FinetuneConfig(data=data, task=name))
 
 
 @pytest.mark.parametrize("name", ["similarity", "relations"])
@@ -302,7 +309,7 @@ def test_rows_that_differ_too_little_to_be_split_are_named(name: str, tmp_path: 
     cls = task_class(name)
     data = written(tmp_path / "rows.jsonl", [DATA[name](n) for n in range(2)])
     with raises(DataError, "too_few_rows", "2"):
-        read_data(cls, cls.config(), FinetuneConfig(data, name))
+        read_data(cls, cls.config(), FinetuneConfig(data=data, task=name))
 
 
 # ── D24: all bad rows ──────────────────────────────────────────────────────────────────────────
@@ -339,16 +346,16 @@ def test_all_bad_rows_are_listed_and_can_be_left_out(
         rows[place] |= change
     data = written(tmp_path / "rows.jsonl", rows)
     with pytest.raises(BadRows) as caught:
-        read_data(cls, cls.config(), FinetuneConfig(data, name))
+        read_data(cls, cls.config(), FinetuneConfig(data=data, task=name))
     assert [row.where.rpartition(" ")[2] for row in caught.value.rows] == [str(place + 1) for place in places]
     assert f"{len(places)} of 40 rows cannot be used" in str(caught.value)
     assert all(f"line {place + 1}" in str(caught.value) for place in places)
     assert "--skip-invalid" in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(BadRows):
-        read_data(cls, cls.config(), FinetuneConfig(data, name, skip_invalid="5%"))
+        read_data(cls, cls.config(), FinetuneConfig(data=data, task=name, skip_invalid="5%"))
     capsys.readouterr()
-    kept = read_data(cls, cls.config(), FinetuneConfig(data, name, skip_invalid="20%"))
+    kept = read_data(cls, cls.config(), FinetuneConfig(data=data, task=name, skip_invalid="20%"))
     assert len(kept.train) + len(kept.dev) == 40 - len(places)
     assert f"{len(places)} of 40 rows cannot be used and are left out" in capsys.readouterr().err
 
@@ -361,7 +368,7 @@ def test_many_bad_rows_are_counted_and_ten_kinds_are_listed(tmp_path: Path) -> N
         read_data(
             Classification,
             ClassificationSettings(),
-            FinetuneConfig(written(tmp_path / "r.jsonl", rows), "classification"),
+            FinetuneConfig(data=written(tmp_path / "r.jsonl", rows), task="classification"),
         )
     assert str(caught.value).count("has no field 'label'") == 10
     assert str(caught.value).count("(2 rows; also line ") == 10
@@ -370,7 +377,7 @@ def test_many_bad_rows_are_counted_and_ten_kinds_are_listed(tmp_path: Path) -> N
         read_data(
             Classification,
             ClassificationSettings(),
-            FinetuneConfig(data, "classification", skip_invalid="all"),
+            FinetuneConfig(data=data, task="classification", skip_invalid="all"),
         )
 
 
@@ -403,6 +410,6 @@ def test_an_answer_that_is_once_elsewhere_is_moved_there(capsys: pytest.CaptureF
     ]
     (example,) = cls.from_records(cls.config(), rows[:1]).make_examples(rows[:1], labelled=True)
     assert example.label.spans == ((22, 26),)
-    assert "1 answers are not where their rows say" in capsys.readouterr().err
+    assert "1 answers are not at the given offset" in capsys.readouterr().err
     with raises(DataError, "invalid_span", "'town'", "5"):
         cls.from_records(cls.config(), rows).make_examples(rows, labelled=True)

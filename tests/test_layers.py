@@ -35,6 +35,7 @@ LAYERS = {
         __init__ console errors memory rng scripts
         arguments hardware locks names plugins
         config io
+        requests
     """,
     "reporting": """
         __init__ format
@@ -102,7 +103,8 @@ LAYERS = {
         llama2c
     """,
     "generation": """
-        __init__ sampling streaming
+        __init__ params streaming
+        sampling
         engine
         completion
     """,
@@ -111,7 +113,7 @@ LAYERS = {
         store
     """,
     "augment": """
-        __init__ units wordnet
+        __init__ config units wordnet
         negation
         operations
         cloze infilling
@@ -120,12 +122,12 @@ LAYERS = {
     "training": """
         __init__ gradients optim
         trainer
-        autotune
+        autotune config
         planner
         pretrain
     """,
     "tasks": """
-        __init__ labels rows
+        __init__ config labels reporting rows
         base
         classification encoding question_answering registry token_data
         inference multitask regression relation_data tagging validation
@@ -139,13 +141,13 @@ LAYERS = {
         hyperparameters
     """,
     "evaluation": """
-        __init__ perplexity
+        __init__ config perplexity
         comparison fewshot inspection
         task_report
         ensembles robustness task_comparison
     """,
     "pipelines": """
-        __init__ embeddings extraction search_index
+        __init__ config embeddings extraction search_index
     """,
     "serving": """
         schemas
@@ -155,9 +157,10 @@ LAYERS = {
         __init__
     """,
     "api": """
-        conversation data exchange checks
-        run
-        inference
+        checks conversation corpus exchange signatures
+        data run search
+        inference training
+        runs
         __init__
     """,
     "cli": """

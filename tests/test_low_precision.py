@@ -13,7 +13,8 @@ from remembering import Remembering, RememberingCache, RememberingConfig
 from torch import Tensor
 
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams, generate
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import generate
 from textus.models.contract import LanguageModel
 
 

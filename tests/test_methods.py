@@ -38,7 +38,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.txt").write_text("\n".join(row["text"] for row in sentences(300, seed=9)))
     built = api.build_corpus(folder / "text.txt", out=folder / "corpus", split="none")
     return api.train(
-        built, model="encoder", tokenizer="word", steps=150, settings=ENCODER, out=folder / "encoder"
+        built, model="encoder", tokenizer="word", steps=150, overrides=ENCODER, out=folder / "encoder"
     ).path
 
 
@@ -46,7 +46,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lora(encoder: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     out = tmp_path_factory.mktemp("runs") / "lora"
     how = ["method.rank=16", "method.dropout=0.05", "optim.rate=0.01"]
-    return api.finetune(rows, start=encoder, method="lora", out=out, epochs=6, settings=[*FEW, *how])
+    return api.finetune(rows, init_from=encoder, method="lora", out=out, epochs=6, overrides=[*FEW, *how])
 
 
 def moved(run: api.Run) -> set[str]:
@@ -68,7 +68,7 @@ def test_lora_learns_the_task_and_leaves_every_weight_as_it_was(lora: api.Run, t
     assert lora.record["method_settings"] == {"rank": 16, "alpha": 16.0, "dropout": 0.05, "targets": "all"}
     assert moved(lora) == set()
     test = written(tmp_path / "test.jsonl", sentences(60, seed=1))
-    assert lora.evaluate_task(test)["accuracy"]["value"] > 0.8  # a third by chance
+    assert lora.evaluate(test)["accuracy"]["value"] > 0.8  # a third by chance
     apart = load(lora.path, merged=False)[0]
     assert all(b.abs().max() > 0 for part in lora_layers(apart).values() for b in part.b.values())
 
@@ -104,15 +104,15 @@ def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
     "at the same step, is reported, and keeps the best weights",
 )
 def test_broken_off_and_resumed_lora_ends_in_the_same_bytes(lora: api.Run) -> None:
-    assert api.prove_resume(lora.path)["identical"]
+    assert api.verify_determinism(lora.path)["identical"]
 
 
 def test_peft_reads_the_exported_adapters(lora: api.Run, encoder: Path, tmp_path: Path) -> None:
     import transformers
     from peft import PeftModel
 
-    api.export_model(encoder, out=tmp_path / "base")
-    api.export_model(lora.path, to="peft", out=tmp_path / "adapter")
+    api.export(encoder, out=tmp_path / "base")
+    api.export(lora.path, to="peft", out=tmp_path / "adapter")
     base = transformers.BertModel.from_pretrained(tmp_path / "base", add_pooling_layer=False)
     whole = transformers.BertForMaskedLM.from_pretrained(tmp_path / "base")
     theirs = PeftModel.from_pretrained(whole, tmp_path / "adapter").eval()
@@ -133,13 +133,13 @@ def test_peft_reads_the_exported_adapters(lora: api.Run, encoder: Path, tmp_path
 
 def test_only_adapters_are_exported_as_adapters(encoder: Path, tmp_path: Path) -> None:
     with raises(UsageError, "unsupported_model"):
-        api.export_model(encoder, to="peft", out=tmp_path / "adapter")
+        api.export(encoder, to="peft", out=tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
 
 def test_a_lora_run_can_be_begun_from_again(lora: api.Run, rows: Path, tmp_path: Path) -> None:
     again = api.finetune(
-        rows, start=lora.path, out=tmp_path / "run", epochs=1, settings=[*FEW, "optim.rate=1e-6"]
+        rows, init_from=lora.path, out=tmp_path / "run", epochs=1, overrides=[*FEW, "optim.rate=1e-6"]
     )
     merged, after = lora.model.state_dict(), again.model.state_dict()
     assert merged.keys() == after.keys()
@@ -152,8 +152,8 @@ def test_frozen_moves_the_head_and_the_last_layers(
     layers: int, moves: set[str], encoder: Path, rows: Path, tmp_path: Path
 ) -> None:
     run = api.finetune(
-        rows, start=encoder, method="frozen", out=tmp_path / "run", epochs=1,
-        settings=[*FEW, f"method.layers={layers}"],
+        rows, init_from=encoder, method="frozen", out=tmp_path / "run", epochs=1,
+        overrides=[*FEW, f"method.layers={layers}"],
     )  # fmt: skip
     assert {name.split(".")[1] for name in moved(run)} == moves
     assert all(name.startswith("blocks.") for name in moved(run))
@@ -164,17 +164,19 @@ def test_frozen_moves_the_head_and_the_last_layers(
 @pytest.mark.parametrize("family", ["lstm", "decoder"])
 def test_frozen_is_for_every_family(family: str, rows: Path, tmp_path: Path) -> None:
     small = ["model.n_layer=1", "model.d_model=32", "train.batch_size=8"]
-    whole = api.finetune(rows, model=family, out=tmp_path / "whole", epochs=1, settings=small)
-    run = api.finetune(rows, start=whole.path, method="frozen", out=tmp_path / "run", epochs=1)
+    whole = api.finetune(rows, model=family, out=tmp_path / "whole", epochs=1, overrides=small)
+    run = api.finetune(rows, init_from=whole.path, method="frozen", out=tmp_path / "run", epochs=1)
     assert moved(run) <= {"heads.classification.out.weight", "heads.classification.out.bias"}
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
 
 
 @pytest.mark.slow
 def test_layers_further_down_move_less(encoder: Path, rows: Path, tmp_path: Path) -> None:
     def change(name: str, *settings: str) -> dict[str, float]:
         one_step = ["train.steps=1", "optim.warmup=0", "optim.weight_decay=0", "optim.optimiser=adam"]
-        run = api.finetune(rows, start=encoder, out=tmp_path / name, settings=[*FEW, *one_step, *settings])
+        run = api.finetune(
+            rows, init_from=encoder, out=tmp_path / name, overrides=[*FEW, *one_step, *settings]
+        )
         before, after = load(encoder)[0].state_dict(), run.model.state_dict()
         parts = ("blocks.1.feed_forward.up.weight", "blocks.0.feed_forward.up.weight", "norm.weight")
         return {part: float((after[part] - before[part]).abs().median()) for part in parts}
@@ -190,21 +192,21 @@ def test_layers_further_down_move_less(encoder: Path, rows: Path, tmp_path: Path
     ("words", "complaint"),
     [
         ({"method": "lorra"}, "unknown method 'lorra'; did you mean 'lora'"),
-        ({"method": "lora", "start": None, "model": "lstm"}, "begin from one with --from RUN"),
-        ({"settings": ["method.rank=8"]}, "full has no settings"),
-        ({"method": "frozen", "settings": ["method.rank=8"]}, "unknown setting 'rank'"),
-        ({"method": "frozen", "settings": ["method.layers=9"]}, "method.layers=9: this model has 2 layers"),
-        ({"method": "lora", "settings": ["method.targets=query"]}, "unknown projection in method.targets"),
-        ({"settings": ["optim.layer_decay=0"]}, "optim.layer_decay=0.0: must be above 0"),
-        ({"settings": ["train.patience=-1"]}, "train.patience=-1: must be at least 0"),
-        ({"settings": ["train.patience=2", "train.evaluate_every=0"]}, "evaluated at the end only"),
+        ({"method": "lora", "init_from": None, "model": "lstm"}, "begin from one with --from RUN"),
+        ({"overrides": ["method.rank=8"]}, "full has no settings"),
+        ({"method": "frozen", "overrides": ["method.rank=8"]}, "unknown setting 'rank'"),
+        ({"method": "frozen", "overrides": ["method.layers=9"]}, "method.layers=9: this model has 2 layers"),
+        ({"method": "lora", "overrides": ["method.targets=query"]}, "unknown projection in method.targets"),
+        ({"overrides": ["optim.layer_decay=0"]}, "optim.layer_decay=0.0: must be above 0"),
+        ({"overrides": ["train.patience=-1"]}, "train.patience=-1: must be at least 0"),
+        ({"overrides": ["train.patience=2", "train.evaluate_every=0"]}, "evaluated at the end only"),
     ],
 )
 def test_wrong_words_are_named_before_anything_is_written(
     words: dict[str, Any], complaint: str, encoder: Path, rows: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        api.finetune(rows, **{"start": encoder, "out": tmp_path / "run", **words})
+        api.finetune(rows, **{"init_from": encoder, "out": tmp_path / "run", **words})
     assert complaint in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -212,7 +214,7 @@ def test_wrong_words_are_named_before_anything_is_written(
 def test_adapters_are_never_passed_over_by_kernels(trained: Path, rows: Path, tmp_path: Path) -> None:
     with raises(UsageError, "conflicting_options"):
         api.finetune(
-            rows, start=trained, method="lora", out=tmp_path / "run", settings=["choices.step=native"]
+            rows, init_from=trained, method="lora", out=tmp_path / "run", overrides=["choices.step=native"]
         )
 
 
@@ -224,20 +226,22 @@ STILL = ("optim.rate=1e-9", "optim.schedule=constant", "train.patience=2", "trai
 def test_patience_ends_a_training_that_finds_nothing_better(
     encoder: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = api.finetune(rows, start=encoder, out=tmp_path / "run", epochs=3, settings=[*FEW, *STILL])
+    run = api.finetune(rows, init_from=encoder, out=tmp_path / "run", epochs=3, overrides=[*FEW, *STILL])
     assert run.record["best"]["step"] == 0  # the solved head
     assert run.record["steps"] == 10  # two more evaluations
     assert run.record["weights"]["step"] == 0
     err = capsys.readouterr().err
     assert "2 evaluations in a row found nothing better than step 0: stopped at step 10 of" in err
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
 
 
 def test_killed_before_the_last_evaluation_it_stops_at_the_same_step(
     encoder: Path, rows: Path, tmp_path: Path
 ) -> None:
     every = ("train.checkpoint_every=5",)
-    run = api.finetune(rows, start=encoder, out=tmp_path / "run", epochs=3, settings=[*FEW, *STILL, *every])
+    run = api.finetune(
+        rows, init_from=encoder, out=tmp_path / "run", epochs=3, overrides=[*FEW, *STILL, *every]
+    )
     assert run.record["steps"] == 10
     weights = (run.path / "model.safetensors").read_bytes()
     opened = open_run(run.path)
@@ -252,7 +256,7 @@ def test_killed_before_the_last_evaluation_it_stops_at_the_same_step(
 
 def test_patience_waits_while_it_gets_better(encoder: Path, rows: Path, tmp_path: Path) -> None:
     settings = [*FEW, "optim.rate=0.003", "train.patience=30", "train.evaluate_every=5", "train.steps=40"]
-    run = api.finetune(rows, start=encoder, out=tmp_path / "run", settings=settings)
+    run = api.finetune(rows, init_from=encoder, out=tmp_path / "run", overrides=settings)
     assert run.record["steps"] == 40
 
 
@@ -262,8 +266,8 @@ def test_pre_training_has_patience_too(corpus: Path, story: Path, tmp_path: Path
     built = api.build_corpus(long, out=tmp_path / "corpus", split="tail:0.3")
     small = ["model.n_layer=1", "model.d_model=32", "model.n_head=2", "train.context_length=32"]
     still = ["optim.optimiser=sgd", *STILL]
-    run = api.train(built, tokenizer="char", steps=60, settings=[*small, *still], out=tmp_path / "run")
+    run = api.train(built, tokenizer="char", steps=60, overrides=[*small, *still], out=tmp_path / "run")
     assert run.record["steps"] < 60
     with raises(UsageError, "incompatible_settings"):
-        api.train(corpus, tokenizer="char", steps=9, settings=["train.patience=1"], out=tmp_path / "none")
+        api.train(corpus, tokenizer="char", steps=9, overrides=["train.patience=1"], out=tmp_path / "none")
     shutil.rmtree(run.path)

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from textus.augment import operations
-from textus.augment.augmenter import AugmentSettings, make_operations
+from textus.augment.augmenter import AugmentConfig, make_operations
 from textus.augment.negation import is_negation, negated_span, negations
 from textus.augment.operations import Operation
 from textus.augment.units import Tokens, WordToken, detokenize, tokenize_text
@@ -35,7 +35,7 @@ def operation(name: str) -> Operation:
     known = lambda word: SYNONYMS.get(word.lower(), ["nobody"])  # noqa: E731
     if name in ("synonyms", "insert"):
         return operations.make_synonyms(known) if name == "synonyms" else operations.make_insert(known)
-    return make_operations(AugmentSettings(name))[name]
+    return make_operations(AugmentConfig(name))[name]
 
 
 def negated(units: Tokens) -> list[str]:

@@ -192,7 +192,7 @@ def test_an_import_onto_a_full_disk_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store, "save_file", full)
-    with pytest.raises(RunError, match=r"no space left to write .*; nothing was written"):
+    with raises(RunError, "disk_full"):
         import_model(exported, out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

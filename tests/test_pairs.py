@@ -363,7 +363,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture(scope="module")
 def run(corpus: Corpus) -> api.Run:
     out = corpus.path.parent / "run"
-    return api.train(corpus, model="encoder-decoder", tokenizer="char", steps=120, settings=TINY, out=out)
+    return api.train(corpus, model="encoder-decoder", tokenizer="char", steps=120, overrides=TINY, out=out)
 
 
 def test_a_run_on_pairs_translates_what_it_has_not_seen(
@@ -385,7 +385,7 @@ def test_a_run_on_pairs_translates_what_it_has_not_seen(
     (tmp_path / "held.jsonl").write_text(rows)
     assert run.evaluate(tmp_path / "held.jsonl", samples=False)["bits_per_byte"] == scores["bits_per_byte"]
     (tmp_path / "held.txt").write_text("ABC")
-    with pytest.raises(DataError, match="has no pairs"):
+    with raises(DataError, "incompatible_data", "held.txt"):
         read_pairs(tmp_path / "held.txt")
 
 
@@ -424,7 +424,7 @@ def test_a_server_gives_the_prompt_as_the_source(run: api.Run) -> None:
 
 @pytest.mark.promise("Families", "A run on pairs resumes to the same bytes")
 def test_a_run_on_pairs_resumes_to_the_same_bytes(run: api.Run) -> None:
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
 
 
 def test_plain_text_is_for_pretraining_and_pairs_are_not_for_a_decoder(
@@ -441,7 +441,7 @@ def test_plain_text_is_for_pretraining_and_pairs_are_not_for_a_decoder(
             model="encoder-decoder",
             tokenizer="char",
             steps=2,
-            settings=settings,
+            overrides=settings,
             out=tmp_path / objective,
         )
         err = capsys.readouterr().err

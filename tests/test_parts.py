@@ -346,7 +346,7 @@ def test_nesterov_needs_momentum() -> None:
 def test_a_run_asks_for_an_optimiser_by_name(name: str, corpus: Path, tmp_path: Path) -> None:
     settings = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
     options = [f"optim.optimiser={name}", "optim.rate=0.005", "optim.schedule=exponential"]
-    run = train(corpus, tokenizer="char", steps=20, settings=[*settings, *options], out=tmp_path / name)
+    run = train(corpus, tokenizer="char", steps=20, overrides=[*settings, *options], out=tmp_path / name)
     losses = [line["loss"] for line in training_log(run.path / "log.jsonl") if "loss" in line]
     assert losses[-1] < losses[0]
 

@@ -1,7 +1,8 @@
-"""Installed packages add families and commands by entry points; broken and clashing ones are reported in one line."""
+"""Installed packages add families, tasks and commands by entry points; broken and clashing ones are reported."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from textus.cli.main import main
 from textus.core.errors import TextusError, UsageError
 from textus.core.plugins import entry_points
 from textus.models.registry import family, family_names
+from textus.tasks.registry import registered_tasks, task_class, task_from_record
 
 BIGRAM = """
 from dataclasses import dataclass
@@ -125,6 +127,130 @@ def test_taken_name_is_refused_with_one_line(site: Path, capsys: pytest.CaptureF
 
 def test_packages_without_entry_points_add_nothing() -> None:
     assert entry_points("textus.families", ()) == {}
+
+
+SHOUTING = """
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from textus.core.errors import DataError
+from textus.metrics.resampling import estimate
+from textus.tasks.base import Example, Task
+
+
+@dataclass(frozen=True)
+class ShoutingSettings:
+    dropout: float = 0.0
+
+
+class Shouting(Task):
+    name = "shouting"
+    config = ShoutingSettings
+
+    @classmethod
+    def from_records(cls, settings, records):
+        task = cls(settings, ["calm", "loud"])
+        counts = Counter(record.values["loud"] for record in records)
+        task.label_counts = [counts[False], counts[True]]
+        return task
+
+    @classmethod
+    def row_parser(cls, settings, records, *, labelled):
+        def parse(record):
+            if labelled and type(record.values.get("loud")) is not bool:
+                raise DataError("invalid_row", f"{record.where}: 'loud' is no truth value")
+            label = int(record.values["loud"]) if labelled else None
+            return Example((record.values["text"],), label, record.where)
+
+        return parse
+
+    def head_spec(self):
+        return {"kind": "sequence", "n_labels": 2, "dropout": self.settings.dropout}
+
+    def label_tensor(self, labels, length):
+        return torch.tensor(labels)
+
+    def predict(self, head, hidden, batch):
+        return head.predict(hidden, batch.mask).argmax(1).tolist()
+
+    def metrics(self, examples, outputs, *, intervals=True):
+        right = [example.label == output for example, output in zip(examples, outputs)]
+        return {"accuracy": estimate(np.asarray(right, dtype=float), intervals=intervals)}
+
+    def to_json(self, example, output):
+        return {"loud": bool(output)}
+
+    def answer_columns(self):
+        return ["loud"]
+"""
+
+
+@pytest.fixture
+def task_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on sys.path with a package that adds the task `shouting`, by the required methods alone."""
+    folder = tmp_path / "site"
+    install(folder, "textus_shouting", SHOUTING, "[textus.tasks]\nshouting = textus_shouting:Shouting\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "textus_shouting", raising=False)
+    return folder
+
+
+def test_task_of_a_package_is_fine_tuned_evaluated_and_predicted_with(
+    task_site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"WOLF {n}!" if n % 2 else f"a lamb {n}", "loud": bool(n % 2)} for n in range(40)]
+    data, run, out = tmp_path / "rows.jsonl", str(tmp_path / "run"), tmp_path / "answers.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    train = [
+        "finetune",
+        str(data),
+        "--task",
+        "shouting",
+        "--model",
+        "gru",
+        "--tokenizer",
+        "char",
+        "--epochs",
+        "8",
+    ]
+    small = ["model.n_layer=1", "model.d_model=32", "optim.rate=0.02"]
+    assert main([*train, *(word for each in small for word in ("--set", each)), "--out", run]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", run, "--on", str(data), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"]["value"] == 1
+    assert main(["predict", run, "a LION", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answers"] == [{"loud": True}]
+    assert main(["predict", run, str(data), "--out", str(out)]) == 0
+    assert [json.loads(line)["loud"] for line in out.read_text().splitlines()] == [
+        row["loud"] for row in rows
+    ]
+    assert main(["show", run]) == 0
+    assert "shouting" in capsys.readouterr().out
+    assert main(["validate", str(data), "--task", "shouting"]) == 0
+
+
+def test_a_run_of_a_task_whose_package_is_gone_names_it(
+    task_site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "shouting" in registered_tasks()
+    with raises(UsageError, "unknown_name", "shoutin", "'shouting'"):
+        task_class("shoutin")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(task_site)])
+    assert "shouting" not in registered_tasks()
+    with raises(UsageError, "unknown_name", "shouting"):
+        task_from_record({"task": "shouting", "task_settings": {}, "labels": []})
+
+
+def test_broken_and_clashing_tasks_are_named(task_site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = "[textus.tasks]\ntagging = textus_rival:Tagging\nbad = textus_rival:Bad\n"
+    install(task_site, "textus_rival", "import a_missing_module", points)
+    assert task_class("tagging").__module__ == "textus.tasks.tagging"
+    with raises(TextusError, "plugin_broken", "textus_rival", "a_missing_module"):
+        task_class("bad")
+    assert capsys.readouterr().err.count("textus_rival") == 1
 
 
 def test_command_of_a_package_runs_and_has_help(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -368,10 +368,10 @@ def test_every_verb_is_at_the_top_also_where_a_module_has_its_name() -> None:
     inner = {"KINDS", "annotations", "answered", "chosen_tokenizer", "fitting_vocab_size", "going_on", "rows_beside",
              "load_tokenizer", "named", "wish_for"}  # fmt: skip
     assert verbs - inner <= set(textus.__all__)
-    from textus.augment.augmenter import AugmentSettings
+    from textus.augment.augmenter import AugmentConfig
     from textus.evaluation.fewshot import FewShotConfig
 
-    assert AugmentSettings
+    assert AugmentConfig
     assert FewShotConfig
     for name in ("augment", "fewshot", *verbs - inner):
         assert callable(getattr(textus, name)), name
@@ -390,7 +390,7 @@ def test_a_wrong_kind_of_run_is_a_plain_error(
         lambda: run.predict("a"), lambda: run.predict_proba("a"), lambda: run.evaluate(rows, samples=False),
         lambda: run.evaluate(story, samples=False), lambda: run.evaluate(["a text"], samples=False),
         lambda: run.embed("a"), lambda: run.generate("a", max_tokens=1), lambda: run.score("a"),
-        lambda: run.evaluate(rows, by=["id"], samples=False), lambda: run.evaluate(rows, stride=2, samples=False),
+        lambda: run.evaluate(rows, slices=["id"], samples=False), lambda: run.evaluate(rows, stride=2, samples=False),
     ):  # fmt: skip
         with contextlib.suppress(TextusError):
             ask()  # type: ignore[no-untyped-call]

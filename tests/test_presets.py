@@ -16,10 +16,10 @@ from textus.core.errors import RunError, UsageError
 from textus.core.io import read_json, write_json
 from textus.data.corpus import open_corpus
 from textus.data.token_dataset import TokenizedCorpus
-from textus.training import autotune, planner
+from textus.training import autotune, planner, pretrain
 from textus.training.autotune import micro_batches
-from textus.training.planner import SIZES, Plan, PretrainConfig, plan_neural, size_for
-from textus.training.pretrain import start
+from textus.training.config import PretrainConfig
+from textus.training.planner import SIZES, Plan, plan_neural, size_for
 from textus.training.trainer import ComputeConfig, TrainSettings
 
 TINY = (
@@ -54,9 +54,13 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner.hardware, "usable_cores", lambda: 1)
 
 
+def train(corpus: Path, *, tokenizer: Path, out: Path, force: bool = False, **options: Any) -> Path:
+    return pretrain.train(corpus, out, PretrainConfig(**options), tokenizer=tokenizer, force=force)
+
+
 def plan(tokenized: TokenizedCorpus, **options: Any) -> Plan:
-    options.setdefault("assignments", TINY)
-    return plan_neural(PretrainConfig("decoder", **options), tokenized, cpu_seconds())
+    options.setdefault("overrides", TINY)
+    return plan_neural(PretrainConfig(**options), tokenized, cpu_seconds())
 
 
 @pytest.mark.parametrize(
@@ -71,25 +75,25 @@ def plan(tokenized: TokenizedCorpus, **options: Any) -> Plan:
         ({"steps": 0}, "--steps 0: must be at least 1"),
         ({"depth": -1}, "--depth -1: must be at least 1"),
         ({"checkpoint_every": 0}, "--checkpoint-every 0"),
-        ({"assignments": ("modle.n_layer=2",)}, "unknown group of settings 'modle'; did you mean 'model'"),
-        ({"assignments": ("model.n_layers=2",)}, "'model.n_layers'; did you mean 'model.n_layer'"),
-        ({"assignments": ("model.n_layer",)}, "has no '='"),
-        ({"assignments": ("model.n_layer=two",)}, "model.n_layer='two'"),
-        ({"assignments": ("optim.rat=2",)}, "optim.rat'; did you mean"),
-        ({"assignments": ("optim.optimiser=adamv",)}, "unknown optimiser 'adamv'; did you mean 'adam'"),
-        ({"assignments": ("optim.rate=-1",)}, "optim.rate=-1.0: must be above 0"),
-        ({"assignments": ("train.log=1",)}, "did you mean 'log_every'"),
-        ({"assignments": ("choices.stepp=eager",)}, "did you mean 'step'"),
-        ({"assignments": ("model.d_model=30", "model.n_head=4")}, "d_model=30 must split into n_head=4"),
+        ({"overrides": ("modle.n_layer=2",)}, "unknown group of settings 'modle'; did you mean 'model'"),
+        ({"overrides": ("model.n_layers=2",)}, "'model.n_layers'; did you mean 'model.n_layer'"),
+        ({"overrides": ("model.n_layer",)}, "has no '='"),
+        ({"overrides": ("model.n_layer=two",)}, "model.n_layer='two'"),
+        ({"overrides": ("optim.rat=2",)}, "optim.rat'; did you mean"),
+        ({"overrides": ("optim.optimiser=adamv",)}, "unknown optimiser 'adamv'; did you mean 'adam'"),
+        ({"overrides": ("optim.rate=-1",)}, "optim.rate=-1.0: must be above 0"),
+        ({"overrides": ("train.log=1",)}, "did you mean 'log_every'"),
+        ({"overrides": ("choices.stepp=eager",)}, "did you mean 'step'"),
+        ({"overrides": ("model.d_model=30", "model.n_head=4")}, "d_model=30 must split into n_head=4"),
     ],
 )
 def test_wrong_words_get_one_line_and_nothing_is_written(
     options: dict[str, Any], message: str, corpus: Path, tokenizer_path: Path, tmp_path: Path
 ) -> None:
-    if "assignments" in options:
-        options = {**options, "assignments": list(options["assignments"]), "steps": 1}
+    if "overrides" in options:
+        options = {**options, "overrides": list(options["overrides"]), "steps": 1}
     with pytest.raises(UsageError) as error:
-        start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", **options)
+        train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", **options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -112,7 +116,7 @@ def test_steps_take_the_fixed_rule_and_measure_nothing(
 
 def test_settings_have_the_last_word(tokenized: TokenizedCorpus) -> None:
     chosen = (*TINY, "train.steps=9", "train.log_every=3", "choices.step=eager", "choices.precision=float32")
-    result = plan(tokenized, assignments=(*chosen, "optim.rate=0.5", "optim.optimiser=adamw"))
+    result = plan(tokenized, overrides=(*chosen, "optim.rate=0.5", "optim.optimiser=adamw"))
     assert (result.train.steps, result.train.log_every, result.train.batch_size) == (9, 3, 4)
     assert (result.train.optim.rate, result.train.optim.optimiser) == (0.5, "adamw")
     assert result.choices == ComputeConfig("float32", "plain", "eager")
@@ -127,7 +131,7 @@ def test_the_record_tells_the_rate_that_is_taken(
     optimiser: str, rate: float, corpus: Path, tokenizer_path: Path, tmp_path: Path
 ) -> None:
     words = [*TINY, f"optim.optimiser={optimiser}"]
-    out = start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, assignments=words)
+    out = train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, overrides=tuple(words))
     assert read_json(out / "run.json")["settings"]["optim"]["rate"] == rate
 
 
@@ -139,12 +143,12 @@ def test_a_run_of_before_keeps_the_rate_it_was_started_with() -> None:
 
 def test_sizes_grow_with_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner.hardware, "matmul_rate", lambda *_, **__: 1e11)
-    results = [size_for(PretrainConfig("decoder"), budget) for budget in (10, 100, 1e3, 1e5, 1e7)]
+    results = [size_for(PretrainConfig(), budget) for budget in (10, 100, 1e3, 1e5, 1e7)]
     sizes = [(result.n_layer, result.d_model) for result in results]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) >= 4
     assert [most for most, _ in SIZES] == sorted(most for most, _ in SIZES)
-    deep = [size_for(PretrainConfig("decoder", depth=depth), None) for depth in (2, 8)]
+    deep = [size_for(PretrainConfig(depth=depth), None) for depth in (2, 8)]
     assert [(item.n_layer, item.d_model) for item in deep] == [(2, 128), (8, 512)]
 
 
@@ -162,7 +166,7 @@ def test_a_preset_records_what_it_measured_and_keeps_its_budget(
     corpus: Path, tokenizer_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = cpu_seconds()
-    out = start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", preset="3s", assignments=list(TINY))
+    out = train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", preset="3s", overrides=TINY)
     used = cpu_seconds() - started
     record = read_json(out / "run.json")
     assert used < 12  # not a speed: a clock nobody looks at would run much longer
@@ -185,15 +189,15 @@ def test_choices_of_another_run_are_taken_as_they_are(
     shutil.copytree(trained, run)
     kept = {"precision": "float32", "attention": "fused", "step": "eager", "device": "cpu", "workers": 2}
     write_json(run / "run.json", {**read_json(run / "run.json"), "compute": kept})
-    assert plan(tokenized, steps=5, choices=run).choices == ComputeConfig(**kept)  # type: ignore[arg-type]
+    assert plan(tokenized, steps=5, compute_from=run).choices == ComputeConfig(**kept)  # type: ignore[arg-type]
     with raises(RunError, "not_a_run", "nowhere"):
-        plan(tokenized, steps=5, choices=tmp_path / "nowhere")
+        plan(tokenized, steps=5, compute_from=tmp_path / "nowhere")
 
 
 def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer_path: Path) -> None:
     before = (trained / "run.json").read_bytes()
     with raises(UsageError, "already_exists"):
-        start(corpus, tokenizer=tokenizer_path, out=trained, steps=1, assignments=list(TINY))
+        train(corpus, tokenizer=tokenizer_path, out=trained, steps=1, overrides=TINY)
     assert (trained / "run.json").read_bytes() == before
 
 
@@ -211,10 +215,10 @@ def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer
 def test_wrong_words_replace_no_finished_run(
     corpus: Path, tokenizer_path: Path, tmp_path: Path, assignment: str, messages: tuple[str, ...]
 ) -> None:
-    out = start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, assignments=list(TINY))
+    out = train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, overrides=TINY)
     kept = (out / "model.safetensors").read_bytes()
     with raises(UsageError, *messages):
-        start(corpus, tokenizer=tokenizer_path, out=out, steps=1, assignments=[*TINY, assignment], force=True)
+        train(corpus, tokenizer=tokenizer_path, out=out, steps=1, overrides=(*TINY, assignment), force=True)
     assert (out / "model.safetensors").read_bytes() == kept
 
 
@@ -224,7 +228,7 @@ def test_texts_end_as_the_tokenizer_says(
     family: str, corpus: Path, tokenizer_path: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path
 ) -> None:
     answer = rf"^model.end_id={tokenizer.end_id + 1}: the tokenizer ends texts with id {tokenizer.end_id}; leave the"
-    words: dict[str, Any] = {"family": family, "tokenizer": tokenizer_path, "out": tmp_path / "run"}
+    words: dict[str, Any] = {"model": family, "tokenizer": tokenizer_path, "out": tmp_path / "run"}
     with pytest.raises(UsageError, match=answer):
-        start(corpus, assignments=[f"model.end_id={tokenizer.end_id + 1}"], **words)
+        train(corpus, overrides=(f"model.end_id={tokenizer.end_id + 1}",), **words)
     assert not (tmp_path / "run").exists()

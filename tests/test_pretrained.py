@@ -18,7 +18,7 @@ from torch import Tensor
 
 from textus.core.errors import RunError, TextusError, UsageError
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams
+from textus.generation.params import SamplingParams
 from textus.interop.folder import read_folder, write_folder
 from textus.interop.registry import (
     architectures,
@@ -391,10 +391,10 @@ def test_training_says_which_exports_are_lost(
     from textus.api import train
 
     small = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
-    train(corpus, tokenizer="char", steps=1, settings=small, out=tmp_path / "plain")
+    train(corpus, tokenizer="char", steps=1, overrides=small, out=tmp_path / "plain")
     assert "will not be possible" not in capsys.readouterr().err
     train(
-        corpus, tokenizer="char", steps=1, settings=[*small, "model.activation=relu2"], out=tmp_path / "odd"
+        corpus, tokenizer="char", steps=1, overrides=[*small, "model.activation=relu2"], out=tmp_path / "odd"
     )
     assert "`export --to hf` of this run will not be possible" in capsys.readouterr().err
 

@@ -79,7 +79,7 @@ def test_an_answer_a_little_off_its_start_is_moved_and_told(
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     (result,) = task.make_examples([record(answers=[at("Bruno", shift)])], labelled=True)
     assert result.label.spans == ((at("Bruno")["start"], at("Bruno")["start"] + 5),)
-    assert ("1 answers stand up to 5 characters beside" in capsys.readouterr().err) == (shift != 0)
+    assert ("1 answers were up to 5 characters off" in capsys.readouterr().err) == (shift != 0)
 
 
 def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +89,7 @@ def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureF
     result = task.make_examples(given, labelled=True)
     assert [example.label.spans for example in result] == [(), ((4, 8),)]
     err = capsys.readouterr().err
-    assert "2 answers do not stand in their contexts" in err
+    assert "2 answers do not occur in their contexts" in err
     assert "1 questions have no other" in err
     rows = task.encode(result, word_tokenizer(), InputTemplate((0,), 0, None))
     assert [row.label is None for row in rows] == [True, False]
@@ -205,11 +205,11 @@ def test_an_answer_through_a_token_is_learnt_whole_and_told(capsys: pytest.Captu
     answers = [at("believer"), at("Rome"), at("went to Rome")]
     examples = task.make_examples([record(answers=[answer]) for answer in answers], labelled=True)
     rows = task.encode(examples, word_tokenizer(), InputTemplate((0,), 0, None))
-    answers = []
+    trained_on = []
     for row in rows:
         low, high = (row.meta.places[n - row.meta.first] for n in row.label)
-        answers.append(CONTEXT[low[0] : high[1]].strip())
-    assert answers == ["unbeliever", "Rome", "went to Rome"]
+        trained_on.append(CONTEXT[low[0] : high[1]].strip())
+    assert trained_on == ["unbeliever", "Rome", "went to Rome"]
     err = capsys.readouterr().err
     assert "1 of 3 answers begin or end within a token" in err
     assert "1 of 3 answers are longer than 2 tokens" in err
@@ -367,10 +367,10 @@ def questions(n: int, seed: int = 0, none: float = 0.0) -> list[dict[str, Any]]:
     rows = []
     for number in range(n):
         kind = draw.choice(("who", "where"))
-        answers, other = (NAMES, PLACES) if kind == "who" else (PLACES, NAMES)
+        candidates, other = (NAMES, PLACES) if kind == "who" else (PLACES, NAMES)
         words = draw.choices(FILLING, k=draw.randint(2, 5))
         words.insert(draw.randrange(len(words)), draw.choice(other))
-        answer = None if draw.random() < none else draw.choice(answers)
+        answer = None if draw.random() < none else draw.choice(candidates)
         before = draw.randrange(len(words))
         context = " ".join([*words[:before], *([answer] if answer else []), *words[before:]])
         start = len(" ".join(words[:before])) + (before > 0)
@@ -389,7 +389,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
         model="encoder",
         out=folder / "run",
         epochs=6,
-        settings=[*SMALL, "task.longest=24", "task.stride=6"],
+        overrides=[*SMALL, "task.longest=24", "task.stride=6"],
     )
 
 
@@ -412,9 +412,9 @@ def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None
         model=family,
         out=tmp_path / "run",
         epochs=epochs,
-        settings=[*SMALL, f"optim.rate={rate}"],
+        overrides=[*SMALL, f"optim.rate={rate}"],
     )
-    scores = run.evaluate_task(written(tmp_path / "test.jsonl", questions(60, seed=1)))
+    scores = run.evaluate(written(tmp_path / "test.jsonl", questions(60, seed=1)))
     assert scores["f1"]["value"] > 0.8
     assert (scores["metric_style"], scores["f1"]["n"]) == ("squad", 60)
     assert not run.task.settings.no_answer
@@ -422,7 +422,7 @@ def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None
 
 def test_where_there_is_none_it_says_so(tuned: api.Run, tmp_path: Path) -> None:
     assert tuned.record["task_settings"]["no_answer"]
-    scores = tuned.evaluate_task(written(tmp_path / "test.jsonl", questions(100, seed=1, none=0.5)))
+    scores = tuned.evaluate(written(tmp_path / "test.jsonl", questions(100, seed=1, none=0.5)))
     assert scores["no_answer_accuracy"]["value"] > 0.8
     assert scores["f1_with_answer"]["value"] > 0.8
     assert scores["best_f1"] >= scores["f1"]["value"] - 1e-9
@@ -453,9 +453,9 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> Non
     data = written(tmp_path / "train.jsonl", questions(120, none=0.2))
     settings = [*SMALL, "task.longest=16", "task.stride=3"]
     run = api.finetune(
-        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=2, settings=settings
+        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=2, overrides=settings
     )
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
 
 
 def test_an_epoch_is_all_windows_and_contexts_are_held_out_whole(
@@ -465,7 +465,7 @@ def test_an_epoch_is_all_windows_and_contexts_are_held_out_whole(
     data = written(tmp_path / "train.jsonl", rows)
     settings = [*SMALL, "task.longest=12", "task.stride=3"]
     run = api.finetune(
-        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=1, settings=settings
+        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=1, overrides=settings
     )
     err = capsys.readouterr().err
     match = re.search(r"([\d,]+) rows to learn from \(([\d,]+) windows\)", err)
@@ -506,9 +506,9 @@ def test_chinese_is_read_and_measured_by_character(tmp_path: Path) -> None:
         rows.append({"question": "谁？", "context": context, "answers": [{"text": name, "start": 4}]})
     data = written(tmp_path / "r.jsonl", rows)
     run = api.finetune(
-        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=4, settings=SMALL
+        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=4, overrides=SMALL
     )
-    scores = run.evaluate_task(data)
+    scores = run.evaluate(data)
     assert (scores["metric_style"], scores["f1"]["value"] > 0.9) == ("cmrc2018", True)
     assert run.predict([("谁？", "我们一起李四看电影")])[0]["answer"] == "李四"
 
@@ -529,6 +529,6 @@ def test_real_files_are_read_whole(data: Path, capsys: pytest.CaptureFixture[str
                 for text in (example.texts[1][slice(*span)] for span in example.label.spans)
             )
     err = capsys.readouterr().err
-    assert "193 answers do not stand in their contexts (start -1)" in err
+    assert "193 answers do not occur in their contexts (start -1)" in err
     assert "0 questions have no other" in err
     assert "2 rows have no question or no context" in err

@@ -116,7 +116,7 @@ def test_a_text_to_measure_on_and_an_index_are_read_in_an_encoding(
         index = api.build_index(file, encoding=encoding, bm25=True, out=tmp_path / encoding / "index")
         assert "byl dobrý a" in index.passages[1].text
     assert scored["utf-8"] == pytest.approx(scored["cp1250"])
-    with pytest.raises(UsageError, match="--encoding cp1250: goes with a file"):
+    with raises(UsageError, "option_not_applicable", "--encoding cp1250"):
         api.evaluate(trained, ["a text"], encoding="cp1250")
 
 
@@ -140,8 +140,8 @@ def test_the_encoding_of_training_is_used_again(
         assert [answer["label"] for answer in czech.predict(file)] == ["dobrý"]
         assert f"{name}: encoding as in training: cp1250" in capsys.readouterr().err
     rows = table(tmp_path / "r.csv", "cp1250", ["byl dobrý", "byl špatný"])
-    assert czech.evaluate_task(rows, baselines=False)["accuracy"]["value"] == 1
-    assert api.evaluate_together([czech, czech], rows, baselines=False)["accuracy"]["value"] == 1
+    assert czech.evaluate(rows, baselines=False)["accuracy"]["value"] == 1
+    assert api.ensemble_evaluate([czech, czech], rows, baselines=False)["accuracy"]["value"] == 1
     compared = api.compare([czech, czech], on=rows)
     assert [row["accuracy"]["value"] for row in compared["runs"]] == [1, 1]
     assert capsys.readouterr().err.count("encoding as in training: cp1250") >= 3
@@ -223,7 +223,7 @@ def test_empty_texts_are_counted(
         lambda: czech.predict(file),
         lambda: czech.predict_proba(file),
         lambda: czech.predict_file(file, out=tmp_path / "o.csv"),
-        lambda: api.predict_together([czech, czech], file),
+        lambda: api.ensemble_predict([czech, czech], file),
     ):
         answer()
         assert f"3 {named}" in capsys.readouterr().err

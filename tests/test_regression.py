@@ -181,15 +181,15 @@ def test_numbers_are_learnt_in_deviations_and_told_as_they_are() -> None:
 def test_numbers_beside_the_text_are_read(rows: Path, tmp_path: Path) -> None:
     settings = [*SMALL, "task.numeric=year", "choices.precision=float32"]
     run = api.finetune(
-        rows, task="regression", model="gru", out=tmp_path / "run", epochs=16, settings=settings
+        rows, task="regression", model="gru", out=tmp_path / "run", epochs=16, overrides=settings
     )
     test = written(tmp_path / "test.jsonl", rows_of(80, seed=1))
-    scores = run.evaluate_task(test)
+    scores = run.evaluate(test)
     assert scores["r2"]["value"] > 0.9
     blind = api.finetune(
-        rows, task="regression", model="gru", out=tmp_path / "blind", epochs=4, settings=SMALL
+        rows, task="regression", model="gru", out=tmp_path / "blind", epochs=4, overrides=SMALL
     )
-    assert blind.evaluate_task(test)["r2"]["value"] < 0.7  # more than half of the spread is the year's
+    assert blind.evaluate(test)["r2"]["value"] < 0.7  # more than half of the spread is the year's
     head = api.open_run(run.path).record["heads"]["regression"]
     years = [row["year"] for row in rows_of(320)]
     assert abs(head["number_means"][0] - np.mean(years)) < 2  # of the rows that are not held out
@@ -208,9 +208,9 @@ def test_a_missing_number_is_refused_or_told(
     data, words = written(tmp_path / "holes.jsonl", holes), {"task": "regression", "model": "gru"}
     settings = [*SMALL, "task.numeric=year"]
     with raises(DataError, "invalid_row", "line 1", "--set"):
-        api.finetune(data, out=tmp_path / "run", settings=settings, **words)
+        api.finetune(data, out=tmp_path / "run", overrides=settings, **words)
     run = api.finetune(
-        data, out=tmp_path / "run", epochs=1, settings=[*settings, "task.missing=mean"], **words
+        data, out=tmp_path / "run", epochs=1, overrides=[*settings, "task.missing=mean"], **words
     )
     assert "rows lack a number: the training rows' mean is taken for it" in capsys.readouterr().err
     assert len(run.predict(data)) == 90
@@ -220,11 +220,11 @@ def test_ratings_in_order(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     data = written(tmp_path / "stars.jsonl", [{"text": r["text"], "label": r["stars"]} for r in rows_of(320)])
     run = api.finetune(
         data, task="regression", model="gru", out=tmp_path / "run", epochs=8,
-        settings=[*SMALL, "task.kind=ordinal"],
+        overrides=[*SMALL, "task.kind=ordinal"],
     )  # fmt: skip
     assert run.record["labels"] == ["1", "2", "3", "4"]
     test = [{"text": r["text"], "label": r["stars"]} for r in rows_of(80, seed=1)]
-    scores = run.evaluate_task(written(tmp_path / "test.jsonl", test))
+    scores = run.evaluate(written(tmp_path / "test.jsonl", test))
     assert scores["quadratic_kappa"]["value"] > 0.9
     answers = run.predict([row["text"] for row in test])
     assert scores["accuracy"]["value"] == pytest.approx(
@@ -232,7 +232,7 @@ def test_ratings_in_order(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     )
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     capsys.readouterr()
-    more = run.evaluate_task(written(tmp_path / "more.jsonl", [*test, {"text": "a grand film", "label": 9}]))
+    more = run.evaluate(written(tmp_path / "more.jsonl", [*test, {"text": "a grand film", "label": 9}]))
     assert "1 ratings were never seen in training (9)" in capsys.readouterr().err
     assert more["accuracy"]["value"] == pytest.approx(scores["accuracy"]["value"] * 80 / 81)
 
@@ -240,9 +240,9 @@ def test_ratings_in_order(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_several_numbers_at_once(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [*SMALL, "task.targets=stars, label", "task.numeric=year"]
     run = api.finetune(
-        rows, task="regression", model="gru", out=tmp_path / "run", epochs=4, settings=settings
+        rows, task="regression", model="gru", out=tmp_path / "run", epochs=4, overrides=settings
     )
-    scores = run.evaluate_task(rows)
+    scores = run.evaluate(rows)
     assert [target["target"] for target in scores["targets"]] == ["stars", "label"]
     assert scores["r2"]["value"] == pytest.approx(np.mean([target["r2"] for target in scores["targets"]]))
     assert set(run.predict(rows)[0]) == {"line", "stars", "label"}
@@ -253,18 +253,16 @@ def test_several_numbers_at_once(rows: Path, tmp_path: Path, capsys: pytest.Capt
 def test_broken_off_and_resumed_it_ends_in_the_same_bytes(rows: Path, tmp_path: Path) -> None:
     settings = [*SMALL, "task.numeric=year"]
     run = api.finetune(
-        rows, task="regression", model="gru", out=tmp_path / "run", epochs=2, settings=settings
+        rows, task="regression", model="gru", out=tmp_path / "run", epochs=2, overrides=settings
     )
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
 
 
 def test_same_numbers_everywhere_are_told(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = api.finetune(rows, task="regression", model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
-    scores = run.evaluate_task(
-        written(tmp_path / "same.jsonl", [{**row, "label": 1200} for row in rows_of(9)])
-    )
+    run = api.finetune(rows, task="regression", model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
+    scores = run.evaluate(written(tmp_path / "same.jsonl", [{**row, "label": 1200} for row in rows_of(9)]))
     assert scores["undefined"] == ["r2", "pearson", "spearman"]
     assert "r2, pearson, spearman cannot be told" in capsys.readouterr().err
 
@@ -295,7 +293,7 @@ def test_data_that_cannot_be_learnt_is_named(
 ) -> None:
     data = written(tmp_path / "r.jsonl", [{**row, "text": f"{row['text']} {n}"} for n in range(40)])
     with pytest.raises((DataError, UsageError)) as caught:
-        api.finetune(data, task="regression", model="lstm", out=tmp_path / "run", settings=settings)
+        api.finetune(data, task="regression", model="lstm", out=tmp_path / "run", overrides=settings)
     assert complaint.replace("line 1", "line") in str(caught.value).replace("line 1", "line")
     assert not (tmp_path / "run").exists()
 
@@ -304,7 +302,7 @@ def test_ratings_that_are_numbers_and_rows_that_cannot_choose_are_named(tmp_path
     many = written(tmp_path / "many.jsonl", [{"text": f"a {n}", "label": n / 7} for n in range(99)])
     with raises(DataError, "not_classes"):
         api.finetune(
-            many, task="regression", model="gru", out=tmp_path / "run", settings=["task.kind=ordinal"]
+            many, task="regression", model="gru", out=tmp_path / "run", overrides=["task.kind=ordinal"]
         )
     same = written(tmp_path / "dev.jsonl", [{"text": f"b {n}", "label": 2} for n in range(9)])
     with raises(DataError, "one_class", "9", "2"):

@@ -14,7 +14,7 @@ from raising import raises
 from sklearn.metrics import precision_recall_fscore_support
 
 from textus import api
-from textus.augment.augmenter import AugmentSettings, augment_records
+from textus.augment.augmenter import AugmentConfig, augment_records
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(folder: Path) -> api.Run:
     return api.finetune(
-        folder / "train.jsonl", task="relations", model="lstm", out=folder / "run", epochs=3, settings=SMALL
+        folder / "train.jsonl", task="relations", model="lstm", out=folder / "run", epochs=3, overrides=SMALL
     )
 
 
@@ -200,7 +200,7 @@ def test_mentions_that_do_not_stand_in_their_text_are_told(capsys: pytest.Captur
     spo = {"subject": "Anna", "subject_type": "p", "predicate": "r", "object_type": "q"}
     values = {"text": "Anna Bonn", "spo_list": [{**spo, "object": "Bonn"}, {**spo, "object": "Rome"}]}
     task_of([Record(values, "row 1")]).make_examples([Record(values, "row 1")], labelled=True)
-    assert "1 triples have a mention that does not stand in their text" in capsys.readouterr().err
+    assert "1 triples have a mention that does not occur in their text" in capsys.readouterr().err
 
 
 TWO = [(0, 1, "t"), (2, 3, "t")]
@@ -262,7 +262,7 @@ def test_settings_out_of_range_are_refused(setting: str, folder: Path, tmp_path:
             task="relations",
             model="lstm",
             out=tmp_path / "x",
-            settings=[f"task.{setting}"],
+            overrides=[f"task.{setting}"],
         )
     assert not (tmp_path / "x").exists()
 
@@ -336,7 +336,7 @@ def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.Ca
 
 def test_augmented_rows_relate_the_same_names() -> None:
     rows = [Record(row, f"row {number}") for number, row in enumerate(facts(30))]
-    result = augment_records(rows, AugmentSettings(operations="swap,delete,typos", copies=2))
+    result = augment_records(rows, AugmentConfig(ops="swap,delete,typos", copies=2))
     names = lambda example: [  # noqa: E731
         tuple(example.entity(place)["text"] for place in places) for _, *places in example.label
     ]
@@ -489,7 +489,7 @@ def test_a_batch_holds_the_places_of_its_rows(tuned: api.Run) -> None:
     "and predicted with character offsets",
 )
 def test_relations_and_their_direction_are_learnt(tuned: api.Run, folder: Path) -> None:
-    scores = tuned.evaluate_task(folder / "test.jsonl", out=folder / "page")
+    scores = tuned.evaluate(folder / "test.jsonl", out=folder / "page")
     assert scores["f1"]["value"] > 0.9
     assert {class_["label"]: class_["f1"] > 0.8 for class_ in scores["classes"]} == {
         "child of": True,
@@ -524,7 +524,7 @@ def test_answers_stand_where_they_say(
 
 
 def test_broken_off_and_resumed_it_ends_in_the_same_bytes(tuned: api.Run) -> None:
-    assert api.prove_resume(tuned.path)["identical"]
+    assert api.verify_determinism(tuned.path)["identical"]
 
 
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
@@ -544,7 +544,7 @@ def test_other_families_learn_it_and_chinese_by_character(family: str, tmp_path:
     data = written(tmp_path / "zh.jsonl", rows)
     settings = [*SMALL, "train.batch_size=8"]
     run = api.finetune(
-        data, task="relations", model=family, out=tmp_path / "run", dev=data, epochs=12, settings=settings
+        data, task="relations", model=family, out=tmp_path / "run", dev=data, epochs=12, overrides=settings
     )
     assert run.tokenizer.kind == "char"
-    assert run.evaluate_task(data, baselines=False)["f1"]["value"] > 0.9
+    assert run.evaluate(data, baselines=False)["f1"]["value"] > 0.9

@@ -19,7 +19,8 @@ from textus import api
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.evaluation.perplexity import score_ids
-from textus.generation.sampling import SamplingParams, generate
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import generate
 from textus.models import rnn
 from textus.models.nn.rnn_cells import SCANS, recurrent_dropout
 from textus.models.registry import build
@@ -360,8 +361,8 @@ def test_a_run_resumes_to_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     """`textus train --model lstm`, and the proof of `textus resume --prove`, with dropout."""
     run = api.train(
         corpus, model="lstm", depth=1, steps=8, out=tmp_path / "run", checkpoint_every=4,
-        settings=["model.d_model=16", "model.dropout=0.2", "train.batch_size=4", "train.context_length=16"],
+        overrides=["model.d_model=16", "model.dropout=0.2", "train.batch_size=4", "train.context_length=16"],
     )  # fmt: skip
     assert run.model.config.n_layer == 1
-    assert api.prove_resume(run.path)["resumed_from_step"] == 4
+    assert api.verify_determinism(run.path)["resumed_from_step"] == 4
     assert len(run.generate("The ", max_tokens=5)) > 0

@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     folder = tmp_path_factory.mktemp("run")
     settings = ["train.batch_size=8", "model.n_layer=1", "model.d_model=16", "optim.rate=0.02"]
     data = written(folder / "rows.jsonl", rows(240, 0))
-    return api.finetune(data, model="gru", out=folder / "run", epochs=4, settings=settings)
+    return api.finetune(data, model="gru", out=folder / "run", epochs=4, overrides=settings)
 
 
 @pytest.mark.promise(
@@ -59,7 +59,7 @@ def test_what_the_answer_hangs_on_is_missed(
     test = written(tmp_path / "test.jsonl", rows(80, 1))
     assert main(["robustness", str(run.path), "--on", str(test), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    plain = run.evaluate_task(test)["accuracy"]
+    plain = run.evaluate(test)["accuracy"]
     assert report["accuracy"] == plain
     assert plain["value"] > 0.95
     changed = {change["change"]: change for change in report["changes"]}

@@ -64,7 +64,7 @@ def test_a_pair_for_single_texts_is_refused(given: Any, single: api.Run, tmp_pat
     with pytest.raises(TextusError, match=wrong):
         single.predict_proba(given)
     with pytest.raises(TextusError, match=wrong):
-        api.predict_together([single, single], given)
+        api.ensemble_predict([single, single], given)
 
 
 @pytest.mark.parametrize("given", ["a", ["a"], {"text": "a"}])
@@ -102,8 +102,8 @@ def test_rows_of_files_are_refused_too(
     assert "leave out --text-pair" in capsys.readouterr().err
     assert main(["predict", str(pairs.path), "good"]) == 2
     assert "give the second with --text-pair" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="were trained on single texts and pairs"):
-        api.predict_together([single, pairs], "good")
+    with raises(UsageError, "runs_differ"):
+        api.ensemble_predict([single, pairs], "good")
 
 
 def test_one_row_of_another_form_is_named(single: api.Run) -> None:
@@ -115,7 +115,7 @@ def test_regression_and_further_tasks_have_it_too(tmp_path: Path) -> None:
     file = written(tmp_path / "scores.jsonl", scored(paired(reviews())))
     also = written(tmp_path / "also.jsonl", reviews())
     run = api.finetune(
-        file, task="regression", model="gru", epochs=4, settings=SMALL, out=tmp_path / "run",
+        file, task="regression", model="gru", epochs=4, overrides=SMALL, out=tmp_path / "run",
         extra_tasks=[f"tone:classification={also}"],
     )  # fmt: skip
     with raises(UsageError, "wrong_number_of_texts"):
@@ -154,7 +154,7 @@ def test_labels_round_trip_with_scikit_learn(tmp_path: Path) -> None:
 def test_several_labels_a_text_are_numbers_again(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "label": [row["label"], 7]} for row in reviews()]
     run = api.finetune(
-        rows, model="gru", epochs=1, settings=[*SMALL, "task.multi=true"], out=tmp_path / "run"
+        rows, model="gru", epochs=1, overrides=[*SMALL, "task.multi=true"], out=tmp_path / "run"
     )
     assert 7 in run.predict("good")["labels"]
     run.predict_file([{"text": "good"}], out=tmp_path / "out.csv")
@@ -189,7 +189,7 @@ def test_labels_of_a_csv_are_strings_and_a_table_has_them_as_written(
         {"dev": ["a text alone"]},
         {"dev": [{"text": "a"}]},
         {"extra_tasks": ["tagging"]},
-        {"settings": ["train.nothing=1"]},
+        {"overrides": ["train.nothing=1"]},
     ],
 )
 @pytest.mark.parametrize("verb", ["finetune", "tune"])
@@ -217,7 +217,7 @@ def test_a_run_that_was_broken_off_keeps_its_rows(tmp_path: Path) -> None:
 
     with pytest.raises((TrainingError, TextusError)):
         textus.finetune(
-            reviews(), model="gru", epochs=2, settings=[*SMALL, "optim.rate=1e30"], out=tmp_path / "run"
+            reviews(), model="gru", epochs=2, overrides=[*SMALL, "optim.rate=1e30"], out=tmp_path / "run"
         )
     assert (tmp_path / "run" / "run.json").is_file()
     assert (tmp_path / "run.rows.jsonl").is_file()

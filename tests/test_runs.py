@@ -111,8 +111,8 @@ def test_a_corpus_smaller_than_a_context_shrinks_it_and_without_validation_says_
     from textus.data.corpus import build as build_corpus
 
     (tmp_path / "tiny.txt").write_text("Once upon a time.")
-    tiny = build_corpus([tmp_path / "tiny.txt"], tmp_path / "tiny", settings=CorpusSettings(split="none"))
-    run = train(tiny.path, tokenizer="char", steps=3, settings=SMALL, out=tmp_path / "run")
+    tiny = build_corpus([tmp_path / "tiny.txt"], tmp_path / "tiny", overrides=CorpusSettings(split="none"))
+    run = train(tiny.path, tokenizer="char", steps=3, overrides=SMALL, out=tmp_path / "run")
     err = capsys.readouterr().err
     assert "fewer than a context of 128: the context is 18" in err
     assert "no validation text" in err

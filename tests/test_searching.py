@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     for text in documents(300, seed=1):
         rows.append({"text": text, "text_pair": " ".join(draw.sample(words := text.split(), len(words)))})
     data = written(folder / "pairs.jsonl", rows)
-    return api.finetune(data, task="similarity", model="gru", out=folder / "run", epochs=3, settings=SMALL)
+    return api.finetune(data, task="similarity", model="gru", out=folder / "run", epochs=3, overrides=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_the_graph_finds_nearly_what_comparing_all_finds(
 ) -> None:
     queries = documents(40, seed=5)
     exact = both.search(queries, k=5, mode="dense")
-    monkeypatch.setattr(search_index, "EXACT", 0)
+    monkeypatch.setattr(search_index, "MAX_EXACT", 0)
     walked = both.search(queries, k=5, mode="dense")
     pairs = zip(exact, walked, strict=True)
     shared = sum(len({n for n, _ in one} & {n for n, _ in other}) for one, other in pairs)
@@ -185,7 +185,9 @@ def test_weights_that_were_changed_are_seen(copied: Path) -> None:
 
 def test_a_query_with_another_model_is_refused(copied: Path, run: api.Run, tmp_path: Path) -> None:
     data = written(tmp_path / "p.jsonl", [{"text": t, "text_pair": t} for t in documents(300, seed=1)])
-    other = api.finetune(data, task="similarity", model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    other = api.finetune(
+        data, task="similarity", model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL
+    )
     shutil.rmtree(copied / "run")
     shutil.copytree(other.path, copied / "run")
     index = api.open_index(copied)
@@ -254,16 +256,16 @@ def test_results_have_the_ids_and_numbers_of_the_file(
     assert main(["index", "build", str(file), "--bm25", "--out", str(index)]) == 0
     capsys.readouterr()
     assert main(["search", str(index), "rice", "--json"]) == 0
-    (report,) = json.loads(capsys.readouterr().out)["found"]
+    (report,) = json.loads(capsys.readouterr().out)["results"]
     assert (report["id"], report["number"], report["where"]) == ("D", 3, f"{file}: line 4")
     assert main(["search", str(index), "same", "--json"]) == 0
-    (report,) = json.loads(capsys.readouterr().out)["found"]
+    (report,) = json.loads(capsys.readouterr().out)["results"]
     assert (report["id"], report["same"]) == ("A", ["B"])
     queries = [{"q": "rice", "d": "D"}, {"q": "same", "d": "B"}]
     opened = api.open_index(index)
     figures = opened.evaluate(written(tmp_path / "q.jsonl", queries), columns="text=q,document_id=d")
     assert figures["recall@1"]["value"] == 1
-    with pytest.raises(DataError, match=r"line 1: .* has no document with the id 'Z'"):
+    with raises(DataError, "not_found", "line 1", "'Z'"):
         opened.evaluate(written(tmp_path / "z.jsonl", [{"text": "rice", "document_id": "Z"}]))
 
 
@@ -328,7 +330,7 @@ def test_a_folder_of_books_is_searched_to_its_last_page(
     assert "1 of 3 documents are long: they are indexed as passages" in err
     assert "left out, suffix not read: 1, the first" in err
     assert main(["search", str(index), "zeppelin in Porto", "--mode", "bm25", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)["found"][0]
+    report = json.loads(capsys.readouterr().out)["results"][0]
     assert (report["id"], report["title"]) == ("sea/ships.txt", "ships")
     assert 0 < report["start"] < len(BOOK)
     assert main(["search", str(index), "zeppelin in Porto", "--mode", "bm25", "--top", "1"]) == 0
@@ -381,7 +383,7 @@ def test_the_commands(run: api.Run, pages: Path, tmp_path: Path, capsys: pytest.
     assert main(["index", "build", str(pages), "--bm25", "--out", str(index)]) == 0
     assert "textus search" in capsys.readouterr().out
     assert main(["search", str(index), documents()[3], "--top", "2", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)["found"]
+    report = json.loads(capsys.readouterr().out)["results"]
     assert (report[0]["number"], report[0]["text"]) == (3, documents()[3])
     assert len(report) == 2
     assert main(["search", str(index), "zebra"]) == 0

@@ -16,7 +16,7 @@ import transformers
 from raising import raises
 from safetensors.torch import load_file, save_file
 
-from textus.api import Run, export_model, finetune, import_model, open_run
+from textus.api import Run, export, finetune, import_model, open_run
 from textus.cli.main import main
 from textus.core.errors import TextusError
 from textus.pipelines.search_index import Index
@@ -168,7 +168,7 @@ def test_every_command_takes_the_folders_way(tmp_path: Path, capsys: pytest.Capt
     rows = "\n".join(json.dumps({"text": f"a cat {n}", "label": "xy"[n % 2]}) for n in range(60))
     (tmp_path / "rows.jsonl").write_text(rows)
     tuned = finetune(
-        tmp_path / "rows.jsonl", out=tmp_path / "tuned", start=run.path, settings=["train.steps=2"]
+        tmp_path / "rows.jsonl", out=tmp_path / "tuned", init_from=run.path, overrides=["train.steps=2"]
     )
     assert tuned.tasks == ["classification"]
 
@@ -250,7 +250,7 @@ def test_an_exported_sentence_model_gives_the_same_vectors(
     """The export had no modules.json: imported again, its pooling was the mean."""
     pooling = {name: mode == ours for ours, name in SWITCHES.items()}
     run = imported(folder_of(tmp_path / "m", pooling, *more, "Normalize", max_seq_length=20))
-    export_model(tmp_path / "run", out=tmp_path / "out")
+    export(tmp_path / "run", out=tmp_path / "out")
     again = import_model(tmp_path / "out", out=tmp_path / "again")
     np.testing.assert_allclose(again.embed(TEXTS), run.embed(TEXTS), atol=1e-6)
     if not more:

@@ -17,7 +17,7 @@ from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import pad_sources
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams
+from textus.generation.params import SamplingParams
 from textus.models import seq2seq
 from textus.models.registry import build
 from textus.models.seq2seq import Seq2Seq, Seq2SeqConfig

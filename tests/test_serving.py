@@ -14,7 +14,8 @@ import openai
 import pytest
 from served import reciting, refused, remembering, running
 
-from textus.generation.sampling import SamplingParams, generate
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import generate
 from textus.serving.app import MAX_BODY
 from textus.serving.scheduler import ServedModel
 

@@ -96,9 +96,9 @@ def learnt(folder: Path, out: Path, *settings: str, model: str = "gru", **more: 
     """Three tasks learnt at once."""
     also = [f"tagging={folder / 'tagged.jsonl'}", f"where:classification={folder / 'places.jsonl'}"]
     given = {"epochs": 10, "extra_tasks": also, **more}
-    words = {} if "start" in given else {"model": model}
+    words = {} if "init_from" in given else {"model": model}
     kept = [text for text in SMALL if words.get("model") is not None or not text.startswith("model.")]
-    return api.finetune(folder / "tones.jsonl", out=out, settings=[*kept, *settings], **words, **given)
+    return api.finetune(folder / "tones.jsonl", out=out, overrides=[*kept, *settings], **words, **given)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_each_task_answers_as_it_was_taught(several: api.Run, folder: Path) -> N
     for task, test, figure in (
         ("classification", "tones", "accuracy"), ("where", "places", "accuracy"), ("tagging", "tagged", "f1"),
     ):  # fmt: skip
-        scores = several.evaluate_task(folder / f"{test}-test.jsonl", task=task, baselines=False)
+        scores = several.evaluate(folder / f"{test}-test.jsonl", task=task, baselines=False)
         assert scores[figure]["value"] > 0.9
         assert scores["task"] == task
     texts = ["a grand film in Oslo", "a dull story of Rome"]
@@ -163,7 +163,7 @@ def test_the_run_tells_every_task(several: api.Run, folder: Path) -> None:
 
 def test_a_run_with_one_task_is_recorded_as_ever(folder: Path, tmp_path: Path) -> None:
     record = api.finetune(
-        folder / "tones.jsonl", model="gru", out=tmp_path / "run", epochs=1, settings=SMALL
+        folder / "tones.jsonl", model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL
     ).record
     assert not {"extra_tasks", "mix", "head_name"} & set(record)
     assert set(record["corpus"]) == {"path", "dev", "columns", "fingerprint"}
@@ -232,8 +232,10 @@ def test_what_a_step_sees_follows_from_seed_and_step_alone() -> None:
     for name in SIZES:  # each task's batches one after the other, none passed over
         mine = [turn for task, turn in turns if task == name]
         assert mine == list(range(len(mine)))
-    for step in (0, 7, STEPS_AT_ONCE - 1, STEPS_AT_ONCE, STEPS_AT_ONCE + 1, steps):
-        assert first.steps_per_task(step) == {name: sum(t == name for t, _ in turns[:step]) for name in SIZES}
+    for count in (0, 7, STEPS_AT_ONCE - 1, STEPS_AT_ONCE, STEPS_AT_ONCE + 1, steps):
+        assert first.steps_per_task(count) == {
+            name: sum(t == name for t, _ in turns[:count]) for name in SIZES
+        }
     assert turns != [mixed(SIZES, 0.5, seed=1).task_at(step) for step in range(steps)]
 
 
@@ -257,7 +259,7 @@ def test_pieces_of_a_batch_are_of_its_task() -> None:
 
 def test_one_task_dealt_out_alone_trains_as_a_plain_run_does(folder: Path, tmp_path: Path) -> None:
     plain = api.finetune(
-        folder / "tones.jsonl", model="gru", out=tmp_path / "plain", epochs=2, settings=SMALL
+        folder / "tones.jsonl", model="gru", out=tmp_path / "plain", epochs=2, overrides=SMALL
     )
     ready = ready_again(plain)
     assert isinstance(ready.batches, ExampleLoader)
@@ -332,7 +334,7 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bytes(folder: Path, tmp_path
         for power in ("0", "1")
     }
     assert runs["0"].record["mix"] == {"power": 0.0}
-    assert api.prove_resume(runs["0"].path)["identical"]
+    assert api.verify_determinism(runs["0"].path)["identical"]
     hashes = {sha256(run.path / "model.safetensors") for run in runs.values()}
     assert len(hashes) == 2  # what is set is heard
 
@@ -374,7 +376,7 @@ def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> 
     run = learnt(folder, tmp_path / "run", epochs=1, extra_tasks=[f"tagging={data}"])
     written(data, tagged(41))
     with raises(RunError, "data_changed", "tagged.jsonl"):
-        api.prove_resume(run.path)
+        api.verify_determinism(run.path)
 
 
 # ── other methods, other runs ──────────────────────────────────────────────────────────────────
@@ -385,16 +387,16 @@ def test_methods_teach_all_heads(
     method: str, trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # the best would be the solved heads on a body that has not moved
-    run = learnt(folder, tmp_path / "run", "train.keep=last", start=trained, method=method, epochs=1)
+    run = learnt(folder, tmp_path / "run", "train.keep=last", init_from=trained, method=method, epochs=1)
     before, after = load(trained)[0], load(run.path, merged=method == "lora")[0]
     assert list(after.heads) == ["classification", "tagging", "where"]
     old = dict(before.named_parameters())
     same = all(torch.equal(old[name], p) for name, p in after.named_parameters() if name in old)
     assert same == (method == "frozen")
     for task, test in (("classification", "tones"), ("tagging", "tagged"), ("where", "places")):
-        assert run.evaluate_task(folder / f"{test}-test.jsonl", task=task, baselines=False)["rows"] == 60
+        assert run.evaluate(folder / f"{test}-test.jsonl", task=task, baselines=False)["rows"] == 60
     for form in ("hf", "peft") if method == "lora" else ("hf",):
-        assert api.export_model(run.path, out=tmp_path / form, to=form)["to"] == form
+        assert api.export(run.path, out=tmp_path / form, to=form)["to"] == form
         assert "heads (classification, tagging, where) stay in the run" in capsys.readouterr().err
 
 
@@ -403,10 +405,10 @@ def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
 ) -> None:
     run = api.finetune(
         folder / "places.jsonl",
-        start=several.path,
+        init_from=several.path,
         out=tmp_path / "run",
         epochs=1,
-        settings=["train.batch_size=8"],
+        overrides=["train.batch_size=8"],
     )
     err = capsys.readouterr().err
     assert "heads of other tasks are left behind: tagging, where" in err
@@ -418,7 +420,7 @@ def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
     still = ["train.steps=40", "optim.rate=1e-12", "task.where.pooling=max"]
     also = [f"where:classification={folder / 'places.jsonl'}"]
     more = api.finetune(
-        folder / "tones.jsonl", start=several.path, out=tmp_path / "more", extra_tasks=also, settings=still
+        folder / "tones.jsonl", init_from=several.path, out=tmp_path / "m", extra_tasks=also, overrides=still
     )
     err = capsys.readouterr().err
     assert "the head of where goes on from what it learnt" in err
@@ -444,7 +446,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
     assert abs(result - mean).max() > 0.01
     assert embed_texts(*load_encoder(run.path), texts) == pytest.approx(expected, abs=1e-6)
     with raises(UsageError, "option_not_applicable", "sts"):
-        run.embed(texts, settings=["pooling=cls"])
+        run.embed(texts, overrides=["task.pooling=cls"])
 
 
 # ── the command line ───────────────────────────────────────────────────────────────────────────
@@ -461,9 +463,9 @@ def test_a_run_with_several_tasks_is_asked_by_name(
         ["evaluate", run, run, "--on", test, "--ensemble", "mean"],
     ):  # fmt: skip
         assert main(words) == 2
-        assert f"{run} has learnt classification, tagging, where: say which" in capsys.readouterr().err
+        assert f"{run} was trained on classification, tagging, where: choose one" in capsys.readouterr().err
         assert main([*words, "--task", "wher"]) == 2
-        assert "has not learnt 'wher' (did you mean 'where'?)" in capsys.readouterr().err
+        assert "was not trained on 'wher' (did you mean 'where'?)" in capsys.readouterr().err
         assert main([*words, "--task", "where", "--json"]) == 0
         report = json.loads(capsys.readouterr().out)
         if words[0] == "predict":
@@ -481,17 +483,17 @@ def test_runs_with_several_tasks_answer_one_of_them_together(
     several: api.Run, folder: Path, tmp_path: Path
 ) -> None:
     alone = api.finetune(
-        folder / "tones.jsonl", model="gru", out=tmp_path / "alone", epochs=2, settings=SMALL
+        folder / "tones.jsonl", model="gru", out=tmp_path / "alone", epochs=2, overrides=SMALL
     )
     texts = [row["text"] for row in tones(6, seed=3)]
-    together = api.predict_together([several, alone], texts, task="classification")
+    together = api.ensemble_predict([several, alone], texts, task="classification")
     members = [several.predict(texts, task="classification"), alone.predict(texts)]
     for number, item in enumerate(together):
         mean = sum(member[number]["probabilities"]["good"] for member in members) / 2
         assert item["probabilities"]["good"] == pytest.approx(mean, abs=1e-5)
     with raises(UsageError, "wrong_task", "'tagging'"):
-        api.predict_together([several, alone], texts, task="tagging")
-    result = api.evaluate_together(
+        api.ensemble_predict([several, alone], texts, task="tagging")
+    result = api.ensemble_evaluate(
         [several, several], folder / "tagged-test.jsonl", ensemble="soup", task="tagging", baselines=False
     )
     assert result["f1"]["value"] == result["members"][0]["f1"]["value"]
@@ -541,19 +543,19 @@ def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest
             {"extra_tasks": ["tagging=FILE"], "extra_dev": ["taging=FILE"]},
             "with the name of an --extra-task (tagging)",
         ),
-        ({"extra_dev": ["tagging=FILE"]}, "(there is none)"),
+        ({"extra_dev": ["tagging=FILE"]}, "(none was given)"),
         ({"extra_tasks": ["tagging=FILE"], "extra_columns": ["tagging"]}, "write NAME:COLUMNS"),
-        ({"extra_tasks": ["tagging=FILE"], "settings": ["task.where.pooling=max"]}, "'where' is no task of"),
-        ({"extra_tasks": ["tagging=FILE"], "settings": ["task.tagging.crv=true"]}, "did you mean 'crf'"),
+        ({"extra_tasks": ["tagging=FILE"], "overrides": ["task.where.pooling=max"]}, "'where' is no task of"),
+        ({"extra_tasks": ["tagging=FILE"], "overrides": ["task.tagging.crv=true"]}, "did you mean 'crf'"),
         (
-            {"extra_tasks": ["tagging=FILE"], "settings": ["mix.power=2"]},
+            {"extra_tasks": ["tagging=FILE"], "overrides": ["mix.power=2"]},
             "must be between 0 (all alike) and 1",
         ),
-        ({"extra_tasks": ["tagging=FILE"], "settings": ["mix.powr=1"]}, "did you mean 'power'"),
-        ({"settings": ["mix.power=1"]}, "there is one task, nothing is mixed"),
+        ({"extra_tasks": ["tagging=FILE"], "overrides": ["mix.powr=1"]}, "did you mean 'power'"),
+        ({"overrides": ["mix.power=1"]}, "there is one task, nothing is mixed"),
         (
             {"extra_tasks": ["tagging=FILE"], "model": "linear"},
-            "--extra-task tagging: a linear model learns from all texts",
+            "--extra-task tagging: a linear model trains on all texts",
         ),
         ({"extra_tasks": ["tagging=FILE"], "model": "ngram"}, "no states for a head"),
         ({"extra_tasks": ["tagging=EMPTY"]}, "holds no rows"),
@@ -561,7 +563,7 @@ def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest
             {"extra_tasks": ["tagging=ONE"]},
             "one.jsonl has 1 row: tagging needs at least 2 to learn from some",
         ),
-        ({"extra_tasks": ["tagging=FILE"], "settings": ["train.steps=1"]}, "none of the 1 steps is of"),
+        ({"extra_tasks": ["tagging=FILE"], "overrides": ["train.steps=1"]}, "none of the 1 steps is of"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_written(

@@ -63,7 +63,7 @@ def belonging(n: int, seed: int = 0) -> list[dict[str, Any]]:
 def learnt(rows: list[dict[str, Any]], out: Path, *settings: str, **words: Any) -> api.Run:
     data = written(out.parent / f"{out.name}.jsonl", rows)
     words = {"model": "gru", "epochs": 8, **words}
-    return api.finetune(data, task="similarity", out=out, settings=[*SMALL, *settings], **words)
+    return api.finetune(data, task="similarity", out=out, overrides=[*SMALL, *settings], **words)
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +127,14 @@ def test_vectors_are_those_of_transformers(bert: Path, imported: api.Run, poolin
         "cls": states[:, 0],
         "max": states.masked_fill(mask[..., None] == 0, -1e9).amax(1),
     }[pooling]
-    result = imported.embed(texts, settings=[f"pooling={pooling}"])
+    result = imported.embed(texts, overrides=[f"task.pooling={pooling}"])
     assert result == pytest.approx(F.normalize(expected, dim=1).numpy(), abs=1e-5)
     assert result.dtype == np.float32
 
 
 def test_texts_of_a_pair_do_not_see_each_other(imported: api.Run, tuned: api.Run) -> None:
     for run, close in ((imported, 1e-5), (tuned, 2e-2)):  # bfloat16
-        task = run.task_as("similarity")
+        task = run.as_task("similarity")
         alone = run.embed(["red green", "blue black white grey pink"])
         answer = run.predict([("red green", "blue black white grey pink")]) if run is tuned else None
         cosine = float(alone[0] @ alone[1])
@@ -157,7 +157,7 @@ def test_as_it_comes_a_run_is_scored_on_pairs(
 ) -> None:
     rows = scored(60, seed=4)
     data = written(tmp_path / "pairs.jsonl", rows)
-    scores = imported.evaluate_task(data, task="similarity")
+    scores = imported.evaluate(data, task="similarity")
     first, second = (imported.embed([row[name] for row in rows]) for name in ("text", "text_pair"))
     gold = [row["score"] for row in rows]
     assert scores["spearman"]["value"] == pytest.approx(
@@ -243,7 +243,7 @@ def test_pieces_of_a_batch_add_up_to_it() -> None:
 )
 def test_scores_are_learnt_on_their_scale(tuned: api.Run, tmp_path: Path) -> None:
     rows = scored(200, seed=1)
-    scores = tuned.evaluate_task(written(tmp_path / "test.jsonl", rows))
+    scores = tuned.evaluate(written(tmp_path / "test.jsonl", rows))
     assert scores["spearman"]["value"] > 0.8
     settings = tuned.record["task_settings"]
     assert (settings["low"], settings["high"], settings["objective"]) == (1.0, 5.0, "cosine")
@@ -256,7 +256,7 @@ def test_scores_are_learnt_on_their_scale(tuned: api.Run, tmp_path: Path) -> Non
     with raises(DataError, "mixed_data"):
         tuned.predict([("red green", "blue"), "red"])
     with raises(UsageError, "option_not_applicable", "pooling=cls", "similarity"):
-        tuned.task_as("similarity", ["pooling=cls"])
+        tuned.as_task("similarity", ["pooling=cls"])
 
 
 @pytest.mark.parametrize("names", [("text", "text_pair"), ("text", "text_pair", "negative")])
@@ -265,14 +265,14 @@ def test_pairs_without_scores_are_learnt_by_contrast(names: tuple[str, ...], tmp
     run = learnt(rows, tmp_path / "run", "model.dropout=0", "train.batch_size=16")
     assert run.record["task_settings"]["objective"] == "contrastive"
     test = [{name: row[name] for name in names[:2]} for row in belonging(100, seed=1)]
-    scores = run.evaluate_task(written(tmp_path / "test.jsonl", test))
+    scores = run.evaluate(written(tmp_path / "test.jsonl", test))
     assert scores["recall@5"]["value"] > 0.8
     assert scores["mrr@10"]["value"] > 0.6
 
 
 def test_an_encoder_learns_it_and_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     run = learnt(scored(120), tmp_path / "run", "model.n_head=2", model="encoder", epochs=2)
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
 
 
 @pytest.mark.parametrize(
@@ -336,8 +336,8 @@ def test_figures_of_search_are_scikit_learns() -> None:
     scores = draw.normal(size=(30, 40)) + gains
     result = np.argsort(-scores, axis=1).tolist()
     right = [{place: gain for place, gain in enumerate(row) if gain} for row in gains]
-    scores = ranking.ranking_scores(result, right)
-    assert scores["ndcg@10"]["value"] == pytest.approx(sklearn.ndcg_score(gains, scores, k=10))
+    figures = ranking.ranking_scores(result, right)
+    assert figures["ndcg@10"]["value"] == pytest.approx(sklearn.ndcg_score(gains, scores, k=10))
     single = np.zeros_like(gains)
     single[np.arange(30), draw.integers(0, 40, 30)] = 1.0
     lists = np.argsort(-scores, axis=1)
@@ -348,7 +348,7 @@ def test_figures_of_search_are_scikit_learns() -> None:
     for k in (1, 5, 10):
         expected = sklearn.top_k_accuracy_score(single.argmax(1), scores, k=k, labels=np.arange(40))
         assert np.mean([ranking.recall(list(a), b, k) for a, b in zip(lists, alone, strict=True)]) == expected
-    assert all(row["low"] <= row["value"] <= row["high"] for row in scores.values())
+    assert all(row["low"] <= row["value"] <= row["high"] for row in figures.values())
 
 
 def test_a_short_list_and_an_empty_one_have_found_nothing_more() -> None:

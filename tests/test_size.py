@@ -17,13 +17,6 @@ POSITIONAL = 5
 TABLE_LINES = 50
 EMPTY_WORDS = ("utils", "util", "helpers", "helper", "misc", "manager", "handler", "factory")
 
-ONE_PER_FLAG = {
-    "train", "start", "finetune", "validate", "evaluate_task", "evaluate_together", "predict_together", "build_index",
-}  # fmt: skip
-"""`training.pretrain.start` and these verbs of `api` have a parameter for each flag of their command: the flags are
-their interface.
-"""
-
 TORCH_DECIDES = {"forward", "backward"}
 """Autograd functions take their inputs by position."""
 
@@ -52,7 +45,7 @@ def function(path: Path, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterat
         yield f"{where}: {lines} lines; split it (at most {FUNCTION_LINES})"
     arguments = node.args
     positional = [a for a in arguments.posonlyargs + arguments.args if a.arg not in ("self", "cls")]
-    if len(positional) + len(arguments.kwonlyargs) > PARAMETERS and node.name not in ONE_PER_FLAG:
+    if len(positional) + len(arguments.kwonlyargs) > PARAMETERS:
         yield f"{where}: {len(positional) + len(arguments.kwonlyargs)} parameters (at most {PARAMETERS})"
     if len(positional) > POSITIONAL and not node.name.startswith("_") and node.name not in TORCH_DECIDES:
         yield f"{where}: {len(positional)} positional parameters (at most {POSITIONAL})"

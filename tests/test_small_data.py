@@ -44,7 +44,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     return api.train(
         built, model="encoder", tokenizer="word", steps=20, out=folder / "encoder",
-        settings=[*settings, "train.context_length=32", "model.context_length=32"],
+        overrides=[*settings, "train.context_length=32", "model.context_length=32"],
     ).path  # fmt: skip
 
 
@@ -63,7 +63,10 @@ def test_the_length_follows_the_rows(rows: int, steps: int, begun: int) -> None:
     """Few rows are read often, but not more than 80 or 20 times; of many the epochs are what they were."""
     new, old = (
         settings_of(
-            FinetuneConfig(Path("x"), "classification", **{name: value}), [rows], 300, keeps_last=False
+            FinetuneConfig(data=Path("x"), task="classification", **{name: value}),
+            [rows],
+            300,
+            keeps_last=False,
         )
         for name, value in (("family", "lstm"), ("parent", Path("run")))
     )
@@ -76,7 +79,7 @@ def test_the_length_follows_the_rows(rows: int, steps: int, begun: int) -> None:
 def test_epochs_that_are_given_are_exactly_so_many_and_partial_batches_count(
     rows: int, epochs: int, steps: int
 ) -> None:
-    config = FinetuneConfig(Path("x"), "classification", family="lstm", epochs=epochs)
+    config = FinetuneConfig(data=Path("x"), task="classification", family="lstm", epochs=epochs)
     result = settings_of(config, [rows], 300, keeps_last=False)
     assert (result.steps, result.patience) == (steps, 0)
 
@@ -85,7 +88,7 @@ def test_chance_chooses_nothing() -> None:
     """Below so many held-out rows the last weights are kept and nothing ends early; what is set has the last word."""
 
     def asked(n_held: int, *assignments: str) -> tuple[str, int]:
-        config = FinetuneConfig(Path("x"), "classification", family="lstm", assignments=assignments)
+        config = FinetuneConfig(data=Path("x"), task="classification", family="lstm", assignments=assignments)
         result = settings_of(config, [90], n_held, keeps_last=False)
         return result.keep, result.patience
 
@@ -101,7 +104,7 @@ def test_patience_with_the_last_weights_is_refused(tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", sentences(60))
     settings = [*SMALL, "train.keep=last", "train.patience=2"]
     with raises(UsageError, "incompatible_settings", "train.keep=last"):
-        api.finetune(data, model="gru", out=tmp_path / "run", settings=settings)
+        api.finetune(data, model="gru", out=tmp_path / "run", overrides=settings)
 
 
 # ── heads that are solved ──────────────────────────────────────────────────────────────────────
@@ -170,7 +173,7 @@ def test_a_head_begun_from_a_run_is_solved_and_resumed_to_the_same_bytes(
 ) -> None:
     """With the length, the early stopping and the step 0 of the defaults."""
     data = written(tmp_path / "rows.jsonl", sentences(360))
-    run = api.finetune(data, start=encoder, out=tmp_path / "run", settings=TINY)
+    run = api.finetune(data, init_from=encoder, out=tmp_path / "run", overrides=TINY)
     err = capsys.readouterr().err
     assert "begins as a linear model solved on the vectors of" in err
     assert "fewer if 15 evaluations in a row find nothing better" in err
@@ -180,7 +183,7 @@ def test_a_head_begun_from_a_run_is_solved_and_resumed_to_the_same_bytes(
     assert first["step"] == 0
     assert first["accuracy"] > 0.5  # a third by chance: what was solved stands in the head at once
     assert run.record["held_out"]["classification"]["value"] >= first["accuracy"]
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
 
 
 @pytest.mark.parametrize(("task", "settings"), [("classification", ["task.multi=true"]), ("regression", [])])
@@ -199,7 +202,11 @@ def test_heads_of_labels_and_of_numbers_are_solved_too(
         "optim.rate=1e-12",
     ]
     run = api.finetune(
-        written(tmp_path / "rows.jsonl", rows), task=task, start=encoder, out=tmp_path / "run", settings=texts
+        written(tmp_path / "rows.jsonl", rows),
+        task=task,
+        init_from=encoder,
+        out=tmp_path / "run",
+        overrides=texts,
     )
     assert run.record["solved"][task]["value"] > 0.3
 
@@ -213,10 +220,10 @@ def test_a_solved_head_is_kept_where_nothing_better_comes(
     """
     data = written(tmp_path / "rows.jsonl", sentences(360))
     ruin = [*TINY, "train.steps=6", "train.evaluate_every=2", "optim.rate=3"]
-    run = api.finetune(data, start=encoder, out=tmp_path / "run", settings=ruin)
+    run = api.finetune(data, init_from=encoder, out=tmp_path / "run", overrides=ruin)
     assert run.record["weights"]["step"] == 0
     assert "found nothing better on the held-out rows than the solved head" in capsys.readouterr().err
-    assert api.prove_resume(run.path)["identical"]
+    assert api.verify_determinism(run.path)["identical"]
     copy = tmp_path / "copy"
     shutil.copytree(run.path, copy)
     open_run(copy).unfinish()
@@ -242,7 +249,7 @@ def test_no_better_than_the_majority_is_said(
     data = written(tmp_path / "rows.jsonl", rows)
     how = [] if good else ["optim.rate=1e-9"]
     run = api.finetune(
-        data, model="gru", out=tmp_path / "run", epochs=6 if good else 1, settings=[*SMALL, *how]
+        data, model="gru", out=tmp_path / "run", epochs=6 if good else 1, overrides=[*SMALL, *how]
     )
     kept = run.record["held_out"]["classification"]
     assert kept["better"] is good
@@ -254,7 +261,7 @@ def test_a_tagger_that_finds_nothing_is_said(tmp_path: Path, capsys: pytest.Capt
     rows = [{"tokens": ["a", f"b{n}"], "tags": ["O", "B-X" if n % 9 == 0 else "O"]} for n in range(90)]
     data = written(tmp_path / "rows.jsonl", rows)
     still = [*SMALL[:3], "train.steps=1", "optim.rate=1e-9"]
-    run = api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run", settings=still)
+    run = api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run", overrides=still)
     if not (kept := run.record["held_out"]["tagging"])["better"]:
         assert "tagging is not better than no answer on" in capsys.readouterr().err
     assert (kept["baseline"], kept["figure"]) == (0.0, "f1")
@@ -280,10 +287,10 @@ def test_validation_in_training_draws_no_resample_and_rows_are_read_once(
     monkeypatch.setattr(resampling, "_resample", never)
     monkeypatch.setattr(reading, "read_records", counted)
     data, dev = (written(tmp_path / f"{n}.jsonl", sentences(n)) for n in (60, 40))
-    run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
     assert opened == [data, dev]
     with pytest.raises(AssertionError, match="a resample"):  # the spy sees what it should
-        run.evaluate_task(dev, baselines=False)
+        run.evaluate(dev, baselines=False)
 
 
 GOLD, GUESS = np.array([0, 1, 2, 1, 0, 2, 1]), np.array([0, 1, 1, 1, 2, 2, 0])
@@ -346,7 +353,7 @@ def test_solved_kinds_are_heads_that_have_one_linear_layer() -> None:
 def test_thirty_rows_are_judged_by_cross_validation(encoder: Path, tmp_path: Path) -> None:
     """Three held-out rows say nothing."""
     data = written(tmp_path / "rows.jsonl", sentences(30))
-    run = api.finetune(data, start=encoder, out=tmp_path / "run", settings=TINY)
+    run = api.finetune(data, init_from=encoder, out=tmp_path / "run", overrides=TINY)
     kept = run.record["held_out"]["classification"]
     assert kept["judged_by"] == "cross-validated"
     assert kept["value"] == run.record["solved"]["classification"]["value"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import textus
-from textus.api import prove_resume
+from textus.api import verify_determinism
 from textus.data.batch import Batch
 from textus.models.contract import LanguageModel
 from textus.models.kernels import native
@@ -112,8 +112,8 @@ def test_a_run_of_two_workers_and_dropout_ends_as_one_of_one_and_resumes(
     for workers, seed in ((1, 0), (2, 0), (2, 1)):
         run = textus.train(
             corpus, model="lstm", tokenizer="char", steps=6, checkpoint_every=2, seed=seed,
-            settings=[*settings, f"choices.workers={workers}"], out=tmp_path / f"{workers}-{seed}",
+            overrides=[*settings, f"choices.workers={workers}"], out=tmp_path / f"{workers}-{seed}",
         )  # fmt: skip
         ends[workers, seed] = (run.path / "model.safetensors").read_bytes()
     assert ends[1, 0] == ends[2, 0] != ends[2, 1]
-    assert prove_resume(tmp_path / "2-0")["resumed_from_step"] == 3
+    assert verify_determinism(tmp_path / "2-0")["resumed_from_step"] == 3

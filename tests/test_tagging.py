@@ -23,6 +23,7 @@ from textus.data.labeled import Record, read_records
 from textus.metrics.entities import bio_tags, entity_scores, entity_spans, scheme_counts, token_scores
 from textus.models.nn.heads import CRF, IGNORED
 from textus.tasks.base import InputTemplate
+from textus.tasks.config import ValidateConfig
 from textus.tasks.tagging import Tagging, TaggingSettings, common_mistakes, word_windows
 from textus.tasks.token_data import TaggingExample, parse_tagging_example, token_spans
 from textus.tasks.validation import validate_files
@@ -65,7 +66,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     out = tmp_path_factory.mktemp("runs") / "lstm"
-    return api.finetune(rows, task="tagging", model="lstm", out=out, epochs=5, settings=SMALL)
+    return api.finetune(rows, task="tagging", model="lstm", out=out, epochs=5, overrides=SMALL)
 
 
 # ── entities, against seqeval ──────────────────────────────────────────────────────────────────
@@ -239,7 +240,7 @@ def test_rows_that_cannot_be_are_named(values: dict[str, Any], complaint: str, t
     whole = sentences(20) if "tokens" in values else [{"text": "Bob ran", "entities": [[0, 3, "PER"]]}] * 2
     data = written(tmp_path / "r.jsonl", [values, *whole])
     with pytest.raises(DataError) as caught:
-        api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run", settings=("task.unit=token",))
+        api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run", overrides=("task.unit=token",))
     assert complaint in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -247,7 +248,7 @@ def test_rows_that_cannot_be_are_named(values: dict[str, Any], complaint: str, t
 @pytest.mark.parametrize(
     ("tags", "complaint"),
     [
-        (["O", "O"], "tokens have the one tag 'O': there is nothing to tell apart"),
+        (["O", "O"], "tokens have the one tag 'O': there is nothing to learn"),
         (["NN", "NN"], "tokens have the one tag 'NN'"),
         (["B-PER", "NN"], "the tags have both prefixes and none, such as 'B-PER' beside 'NN'"),
     ],
@@ -285,7 +286,7 @@ def test_entities_in_other_spellings_are_read_as_bio(
         row["tags"] for row in plain
     ]
     assert f"{other('B-LOC')} as B-LOC" in capsys.readouterr().err
-    assert validate_files(data, "tagging")["classes"] == {"LOC": 30, "PER": 30}
+    assert validate_files(data, ValidateConfig(task="tagging"))["classes"] == {"LOC": 30, "PER": 30}
 
 
 @pytest.mark.parametrize("tags", [["NN", "VB_Z"], ["B_x", "A_x"], ["x_s", "I_y"]])
@@ -302,7 +303,7 @@ def test_a_tag_without_a_prefix_is_named_and_can_be_left_out(
     data = tmp_path / "p.conll"
     rows = "".join(f"Anna\t{tag}\nruns{n}\tO\n\n" for n in range(40))
     data.write_text("Berlin\tpos\n\n" + rows)
-    result = validate_files(data, "tagging")
+    result = validate_files(data, ValidateConfig(task="tagging"))
     line = f"{data}: line 1: token 1, 'Berlin', has the tag 'pos' without a prefix"
     assert [error["message"].startswith(line) for error in result["errors"]] == [True]
     words = ["finetune", str(data), "--task", "tagging", "--model", "gru", "--epochs", "1"]
@@ -356,7 +357,7 @@ def test_what_is_mended_or_left_out_is_told(capsys: pytest.CaptureFixture[str]) 
     assert "2 rows have no token and are left out; the first is row 0" in err
     labels, err = told({"text": "New York City", "entities": [[0, 8, "A"], [4, 13, "A"], [0, 13, "A"]]})
     assert labels == [("B-A", "I-A", "I-A")]
-    assert "2 entities lie over longer ones" in err
+    assert "2 entities overlap longer ones" in err
     _, err = told({"tokens": ["a", "b"], "tags": ["B-New", "I-New"]})
     assert "2 tags were never seen in training (B-New, I-New)" in err
 
@@ -413,7 +414,7 @@ def test_long_texts_are_read_in_windows_and_told(
 ) -> None:
     settings = [*SMALL, "model.n_head=2", "optim.rate=0.005", "model.context_length=24"]
     run = api.finetune(
-        rows, task="tagging", model="encoder", out=tmp_path / "run", epochs=8, settings=settings
+        rows, task="tagging", model="encoder", out=tmp_path / "run", epochs=8, overrides=settings
     )
     capsys.readouterr()
     long = [word for row in sentences(30, seed=5) for word in row["tokens"]]
@@ -447,9 +448,9 @@ NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decode
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: Path) -> None:
     settings = [*SMALL, *(["model.n_head=2"] if "coder" in family else [])]
-    run = api.finetune(rows, task="tagging", model=family, out=tmp_path / "run", epochs=5, settings=settings)
+    run = api.finetune(rows, task="tagging", model=family, out=tmp_path / "run", epochs=5, overrides=settings)
     test = written(tmp_path / "test.jsonl", sentences(60, seed=1))
-    assert run.evaluate_task(test)["f1"]["value"] > 0.9
+    assert run.evaluate(test)["f1"]["value"] > 0.9
 
 
 def test_answers_stand_where_they_say(tuned: api.Run) -> None:
@@ -480,8 +481,8 @@ def test_asked_alone_and_together_it_answers_alike(tuned: api.Run) -> None:
 
 
 def test_broken_off_and_resumed_it_ends_in_the_same_bytes(rows: Path, tmp_path: Path) -> None:
-    run = api.finetune(rows, task="tagging", model="gru", out=tmp_path / "run", epochs=2, settings=SMALL)
-    assert api.prove_resume(run.path)["identical"]
+    run = api.finetune(rows, task="tagging", model="gru", out=tmp_path / "run", epochs=2, overrides=SMALL)
+    assert api.verify_determinism(run.path)["identical"]
 
 
 def test_figures_of_a_file_are_seqevals(tuned: api.Run, tmp_path: Path) -> None:
@@ -489,7 +490,7 @@ def test_figures_of_a_file_are_seqevals(tuned: api.Run, tmp_path: Path) -> None:
     for row in gold[::3]:
         row["tags"] = ["B-PER" if tag == "B-LOC" else tag for tag in row["tags"]]
     data = written(tmp_path / "t.jsonl", gold)
-    scores = tuned.evaluate_task(data)
+    scores = tuned.evaluate(data)
     theirs = classification_report(
         [row["tags"] for row in gold], [item["tags"] for item in tuned.predict(data)], output_dict=True
     )
@@ -527,7 +528,7 @@ def test_chinese_is_read_and_answered_by_character(tmp_path: Path) -> None:
             {"text": text[:at] + who + text[at:], "label": {"name": {who: [[at, at + len(who) - 1]]}}}
         )
     data = written(tmp_path / "r.jsonl", rows)
-    run = api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run", epochs=5, settings=SMALL)
+    run = api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run", epochs=5, overrides=SMALL)
     assert run.record["task_settings"]["unit"] == "character"
     assert run.tokenizer.kind == "char"
     predictions = run.predict(["我们去看 张三丰了"])[0]["entities"]
@@ -542,8 +543,8 @@ def test_plain_tags_are_scored_by_token(crf: str, tmp_path: Path) -> None:
     ]
     data = written(tmp_path / "r.jsonl", rows)
     settings = [*SMALL, f"task.crf={crf}"]
-    run = api.finetune(data, task="tagging", model="gru", out=tmp_path / "run", epochs=4, settings=settings)
-    scores = run.evaluate_task(data)
+    run = api.finetune(data, task="tagging", model="gru", out=tmp_path / "run", epochs=4, overrides=settings)
+    scores = run.evaluate(data)
     assert scores["accuracy"]["value"] > 0.95
     assert [class_["label"] for class_ in scores["classes"]] == ["NAME", "WORD"]
     assert run.predict(["Anna went"]) == [{"tokens": ["Anna", "went"], "tags": ["NAME", "WORD"]}]
@@ -557,7 +558,7 @@ def test_columns_of_conll_are_read(tmp_path: Path) -> None:
     )
     (tmp_path / "train.conll").write_text("-DOCSTART- -X- O\n\n" + text)
     run = api.finetune(
-        tmp_path / "train.conll", task="tagging", model="gru", out=tmp_path / "run", epochs=1, settings=SMALL
+        tmp_path / "train.conll", task="tagging", model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL
     )
     assert run.record["labels"] == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
@@ -576,7 +577,7 @@ def test_the_command_line_shows_entities(
 
 def test_wrong_words_are_named(rows: Path, tuned: api.Run, tmp_path: Path) -> None:
     with raises(UsageError, "invalid_value", "'auto'", "'token'"):
-        api.finetune(rows, task="tagging", model="gru", out=tmp_path / "r", settings=["task.unit=charcter"])
+        api.finetune(rows, task="tagging", model="gru", out=tmp_path / "r", overrides=["task.unit=charcter"])
     with raises(UsageError, "wrong_number_of_texts", "text 1", "2"):
         tuned.predict([("a", "b")])
 
@@ -585,5 +586,5 @@ def test_rows_without_entities_mean_nothing(
     tuned: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = written(tmp_path / "t.jsonl", [{"tokens": ["the", "rain"], "tags": ["O", "O"]}])
-    assert tuned.evaluate_task(data)["f1"]["value"] == 0
+    assert tuned.evaluate(data)["f1"]["value"] == 0
     assert "these rows have no entity" in capsys.readouterr().err

@@ -91,13 +91,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> api.Run:
     data = {"dev": folder / "dev.jsonl", "out": folder / "run"}
-    return api.finetune(folder / "train.jsonl", model="gru", epochs=2, settings=SMALL, **data)
+    return api.finetune(folder / "train.jsonl", model="gru", epochs=2, overrides=SMALL, **data)
 
 
 def test_slices_are_the_figures_of_their_rows(run: api.Run, folder: Path) -> None:
     rows = sentences(200, 2)
     guess = [row["label"] for row in run.predict([row["text"] for row in rows])]
-    slices = run.evaluate_task(folder / "test.jsonl", by=["source", "length"], baselines=False)["slices"]
+    slices = run.evaluate(folder / "test.jsonl", slices=["source", "length"], baselines=False)["slices"]
     assert sorted(row["slice"] for row in slices["source"]) == ["x", "y"]
     for item in slices["source"]:
         places = [n for n, row in enumerate(rows) if row["source"] == item["slice"]]
@@ -114,20 +114,20 @@ def test_slices_are_the_figures_of_their_rows(run: api.Run, folder: Path) -> Non
 def test_a_slice_keeps_to_its_rows_where_some_are_left_out(run: api.Run, tmp_path: Path) -> None:
     """A row without text is not scored; those after it still have their own columns."""
     rows = [{"text": "", "label": "bad", "source": "x"}, *({**row, "source": "z"} for row in sentences(8))]
-    slices = run.evaluate_task(written(tmp_path / "t.jsonl", rows), by=["source"], baselines=False)["slices"]
+    slices = run.evaluate(written(tmp_path / "t.jsonl", rows), slices=["source"], baselines=False)["slices"]
     assert [(row["slice"], row["rows"]) for row in slices["source"]] == [("z", 8)]
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(run: api.Run, folder: Path) -> None:
     with raises(UsageError, "column_not_found", "sorce", "length"):
-        run.evaluate_task(folder / "test.jsonl", by=["sorce"], baselines=False)
+        run.evaluate(folder / "test.jsonl", slices=["sorce"], baselines=False)
 
 
 def test_many_values_are_cut_and_told(
     run: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = written(tmp_path / "t.jsonl", [{**row, "n": n} for n, row in enumerate(sentences(40))])
-    assert len(run.evaluate_task(data, by=["n"], baselines=False)["slices"]["n"]) == 30
+    assert len(run.evaluate(data, slices=["n"], baselines=False)["slices"]["n"]) == 30
     assert "--slice n: the 30 most frequent of 40 values; 10 rows in none" in capsys.readouterr().err
 
 
@@ -146,7 +146,7 @@ def test_the_page_shows_all_and_loads_nothing(run: api.Run, folder: Path, tmp_pa
     rows = sentences(60, 5)
     rows[0] = {"text": f"{ATTACK} grand", "label": "bad", "source": ATTACK}  # a sure mistake
     test = written(tmp_path / "test.jsonl", rows)
-    scores = run.evaluate_task(test, by=["source", "length"], out=tmp_path / "out")
+    scores = run.evaluate(test, slices=["source", "length"], out=tmp_path / "out")
     text, read = page_of(tmp_path / "out")
     assert scores == json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
     assert all(load.startswith("data:image/png;base64,") for load in read.loads)
@@ -179,7 +179,7 @@ def test_the_page_of_an_ensemble_has_its_members(run: api.Run, folder: Path, tmp
     ]
     assert main([*words, "--out", str(out)]) == 0
     _, read = page_of(out)
-    assert "Against the mean member: +0.0000 accuracy" in read.shown
+    assert "Difference from the mean member: +0.0000 accuracy" in read.shown
     assert "mean of 2" in read.shown
 
 
@@ -195,8 +195,8 @@ def test_any_number_of_labels_has_a_page_too(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"text": f"a b {n}", "label": ["x", "y"][: n % 3]} for n in range(60)]
     data = written(tmp_path / "r.jsonl", rows)
     settings = [*SMALL, "task.multi=true"]
-    run = api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, settings=settings)
-    run.evaluate_task(data, out=tmp_path / "out")
+    run = api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, overrides=settings)
+    run.evaluate(data, out=tmp_path / "out")
     assert "micro_f1" in page_of(tmp_path / "out")[1].shown
 
 

@@ -167,7 +167,7 @@ def test_cached_reading_is_that_of_transformers(name: str) -> None:
 @torch.no_grad()
 def test_greedy_text_is_that_of_transformers(name: str) -> None:
     from textus.generation.engine import Engine
-    from textus.generation.sampling import SamplingParams
+    from textus.generation.params import SamplingParams
 
     mine, theirs = twins(name)
     prompt = ids(1, 5)

@@ -61,7 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def search(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("search") / "out"
-    return api.tune(data, out=out, trials=6, model="gru", search=SEARCH, settings=FIXED)
+    return api.tune(data, out=out, trials=6, model="gru", search=SEARCH, overrides=FIXED)
 
 
 @pytest.mark.promise(
@@ -124,7 +124,7 @@ def test_killed_it_goes_on_to_what_it_would_have_found(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert len(states) == 3
-    result = api.tune(data, out=tmp_path / "out", trials=6, model="gru", search=SEARCH, settings=FIXED)
+    result = api.tune(data, out=tmp_path / "out", trials=6, model="gru", search=SEARCH, overrides=FIXED)
     assert study_of(tmp_path / "out") == study_of(Path(search["out"]))
     assert sha256(Path(result["run"]) / "model.safetensors") == sha256(
         Path(search["run"]) / "model.safetensors"
@@ -135,7 +135,7 @@ def test_killed_it_goes_on_to_what_it_would_have_found(
 
 def test_another_search_is_not_mixed_in(data: Path, search: dict[str, Any], tmp_path: Path) -> None:
     with raises(RunError, "data_changed"):
-        api.tune(data, out=search["out"], trials=9, model="gru", search=SEARCH[:2], settings=FIXED)
+        api.tune(data, out=search["out"], trials=9, model="gru", search=SEARCH[:2], overrides=FIXED)
     (tmp_path / "notes.txt").write_text("mine")
     with raises(UsageError, "already_exists"):
         api.tune(data, out=tmp_path, model="gru")
@@ -150,7 +150,7 @@ def test_failed_trials_are_told(data: Path, tmp_path: Path, capsys: pytest.Captu
     """Heads that do not divide the width fail; the others go on."""
     result = api.tune(
         data, out=tmp_path / "out", trials=4, model="encoder", epochs=1, search=["model.d_model=24,32"],
-        settings=["model.n_layer=1", "model.n_head=3", "optim.weight_decay=0.1", "train.batch_size=16"],
+        overrides=["model.n_layer=1", "model.n_head=3", "optim.weight_decay=0.1", "train.batch_size=16"],
     )  # fmt: skip
     failed = [trial for trial in result["trials"] if trial["state"] == "failed"]
     assert failed
@@ -175,7 +175,7 @@ def test_a_trial_that_raises_anything_is_failed_and_the_search_continues(
         return real(*arguments, **more)
 
     monkeypatch.setattr(hyperparameters, "start", start)
-    result = api.tune(data, out=tmp_path / "out", trials=3, model="gru", search=SEARCH, settings=FIXED)
+    result = api.tune(data, out=tmp_path / "out", trials=3, model="gru", search=SEARCH, overrides=FIXED)
     assert [trial["state"] for trial in result["trials"]] == ["done", "failed", "done"]
     assert result["trials"][1]["why"] == "RuntimeError: not enough memory: you tried to allocate 9 GB"
     assert len({str(trial.get("optim.rate")) for trial in result["trials"]}) == 3
@@ -197,7 +197,7 @@ def test_settings_that_kill_the_process_twice_count_as_failed(
         assert (
             subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == 9
         )
-    result = api.tune(data, out=tmp_path / "out", trials=2, model="gru", search=SEARCH, settings=FIXED)
+    result = api.tune(data, out=tmp_path / "out", trials=2, model="gru", search=SEARCH, overrides=FIXED)
     assert [trial["state"] for trial in result["trials"]] == ["failed", "done"]
     assert "killed 2 times with these settings" in capsys.readouterr().err
 
@@ -212,7 +212,7 @@ def test_hopeless_trials_are_stopped_early(
     fixed = [*FIXED, "train.batch_size=8"]
     search = ["optim.rate=1e-7,1e-2"]
     result = api.tune(
-        data, out=tmp_path / "out", trials=9, model="gru", epochs=3, settings=fixed, search=search
+        data, out=tmp_path / "out", trials=9, model="gru", epochs=3, overrides=fixed, search=search
     )
     stopped = [trial for trial in result["trials"] if trial["state"] == "stopped early"]
     assert stopped
@@ -233,15 +233,15 @@ def test_a_search_in_which_all_fails_says_why(data: Path, tmp_path: Path) -> Non
 
 def test_the_space_follows_from_family_and_task(trained: Path) -> None:
     def names(**how: Any) -> set[str]:
-        return set(search_space(FinetuneConfig(Path("x"), "classification", **how), None, []))
+        return set(search_space(FinetuneConfig(data=Path("x"), task="classification", **how), None, []))
 
-    assert names(family="lstm") == {
+    assert names(model="lstm") == {
         "epochs", "optim.rate", "optim.weight_decay", "train.batch_size", "model.d_model", "model.n_layer",
         "model.dropout", "task.dropout", "task.pooling",
     }  # fmt: skip
-    assert not any(name.startswith("model.") for name in names(parent=trained))
-    assert "epochs" not in names(family="lstm", epochs=3)
-    assert "optim.rate" not in names(family="lstm", assignments=("optim.rate=0.1",))
+    assert not any(name.startswith("model.") for name in names(init_from=trained))
+    assert "epochs" not in names(model="lstm", epochs=3)
+    assert "optim.rate" not in names(model="lstm", overrides=("optim.rate=0.1",))
 
 
 @pytest.mark.promise(
@@ -250,7 +250,7 @@ def test_the_space_follows_from_family_and_task(trained: Path) -> None:
 def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) -> None:
     out = Path(search["out"])
     with exclusive_lock(out), pytest.raises(RunError, match=f"{out} is in use"):
-        api.tune(data, out=out, trials=7, model="gru", search=SEARCH, settings=FIXED)
+        api.tune(data, out=out, trials=7, model="gru", search=SEARCH, overrides=FIXED)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) ->
 def test_lists_of_a_file_are_its_values(listed: str, spelled: tuple[str, ...], tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text(f'"task.pooling" = {listed}\n')
-    config = FinetuneConfig(Path("x"), "classification", family="lstm")
+    config = FinetuneConfig(data=Path("x"), task="classification", family="lstm")
     assert search_space(config, file, [])["task.pooling"] == SearchRange(values=spelled)
 
 
@@ -274,7 +274,7 @@ def test_a_list_of_one_leaves_nothing_to_search(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text('"model.words" = [[1, 2]]\n')
     with raises(UsageError, "invalid_value"):
-        search_space(FinetuneConfig(Path("x"), "classification", family="linear"), file, [])
+        search_space(FinetuneConfig(data=Path("x"), task="classification", model="linear"), file, [])
 
 
 def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
     assert parse_span("a", "1,1; 1,2") == SearchRange(values=("1,1", "1,2"))
     file = tmp_path / "space.toml"
     file.write_text('epochs = "2..3"\n[task]\npooling = ["mean", "max"]\n[optim]\nrate = "0.1..0.2"\n')
-    config = FinetuneConfig(Path("x"), "classification", family="lstm")
+    config = FinetuneConfig(data=Path("x"), task="classification", family="lstm")
     assert search_space(config, file, ["optim.rate=0.3..0.4"]) == {
         "epochs": SearchRange(2, 3, whole=True), "task.pooling": SearchRange(values=("mean", "max")),
         "optim.rate": SearchRange(0.3, 0.4),
@@ -329,5 +329,5 @@ def test_the_linear_classifier_is_searched_by_the_rows_held_out(data: Path, tmp_
 )
 def test_wrong_ranges_are_named(search: str, complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        search_space(FinetuneConfig(Path("x"), "classification", family="lstm"), None, [search])
+        search_space(FinetuneConfig(data=Path("x"), task="classification", model="lstm"), None, [search])
     assert complaint in str(caught.value)

@@ -18,10 +18,11 @@ from raising import raises
 from served import running
 from test_gguf import finish, in_pairs, names
 
-from textus.api import Run, export_model, import_model
+from textus.api import Run, export, import_model
 from textus.core.errors import RunError
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams, generate, mask_unused_ids, sample_id
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import generate, mask_unused_ids, sample_id
 from textus.interop import folder
 from textus.interop.tokenizer_json import byte_level
 from textus.serving.scheduler import ServedModel
@@ -170,7 +171,7 @@ def test_an_answer_ends_where_transformers_ends_it(run: Run, theirs: Any) -> Non
 
 
 def test_the_server_ends_there_too(run: Run, theirs: Any) -> None:
-    served = ServedModel("m", run.model, run.tokenizer, created=1, chat=run.chats, context_length=128)
+    served = ServedModel("m", run.model, run.tokenizer, created=1, chat=run.supports_chat, context_length=128)
     asking, reasons = tokenizer_of(theirs), set()
     with running(served) as address, httpx.Client(base_url=address) as client:
         for prompt in PROMPTS[::3]:
@@ -200,7 +201,7 @@ def test_the_plain_loop_and_the_engine_end_at_any_of_several(run: Run, theirs: A
 
 
 def test_an_export_says_its_ends_and_comes_back_with_them(run: Run, tmp_path: Path) -> None:
-    export_model(run.path, out=tmp_path / "hf")
+    export(run.path, out=tmp_path / "hf")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
     assert set(model.generation_config.eos_token_id) == {TEXT, TURN, TOOL}
     for prompt in PROMPTS[:10]:

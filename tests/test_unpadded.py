@@ -345,20 +345,20 @@ def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(
         model="encoder",
         out=tmp_path / "run",
         epochs=6,
-        settings=[*shape, *small, "choices.step=unpadded"],
+        overrides=[*shape, *small, "choices.step=unpadded"],
     )
     assert run.record["compute"]["step"] == "unpadded"
     assert run.model.unpadded
     test = written(tmp_path / "test.jsonl", sentences(60, seed=1))
-    fast = run.evaluate_task(test)["accuracy"]["value"]
+    fast = run.evaluate(test)["accuracy"]["value"]
     assert fast > 0.9
     run.model.set_compute("float32", "plain", "eager")
-    assert run.evaluate_task(test)["accuracy"]["value"] == pytest.approx(fast, abs=0.02)
-    assert api.prove_resume(run.path)["identical"]
+    assert run.evaluate(test)["accuracy"]["value"] == pytest.approx(fast, abs=0.02)
+    assert api.verify_determinism(run.path)["identical"]
     for dropout, step in (("0", "unpadded"), ("0.1", "eager")):
         monkeypatch.setattr(
             finetune, "fast_bf16", lambda: True
         )  # what is chosen where it is, whatever is here
         words = ["train.steps=2", f"method.dropout={dropout}"]
-        lora = api.finetune(rows, start=run.path, method="lora", out=tmp_path / dropout, settings=words)
+        lora = api.finetune(rows, init_from=run.path, method="lora", out=tmp_path / dropout, overrides=words)
         assert lora.record["compute"]["step"] == step

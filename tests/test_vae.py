@@ -443,7 +443,7 @@ def test_it_is_trained_like_any_other(tmp_path: Path) -> None:
     """One text a row, the KL and the latent's units in the log, and the run generates."""
     run = textus.train(
         **sentences(tmp_path), model="vae", out=tmp_path / "run", steps=8,
-        settings=["model.d_model=16", "model.n_head=1", "model.d_latent=4", "train.batch_size=8"],
+        overrides=["model.d_model=16", "model.n_head=1", "model.d_latent=4", "train.batch_size=8"],
     )  # fmt: skip
     log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     assert {"reconstruction", "kl"} <= set(log[0])
@@ -465,7 +465,7 @@ def test_a_collapse_is_told_once_and_only_of_the_weights_to_use(
     monkeypatch.setattr("textus.training.pretrain.validation_loss", lambda model, batches: next(losses))
     textus.train(
         **sentences(tmp_path), model="vae", out=tmp_path / "run", steps=4,
-        settings=["model.d_model=16", "model.n_head=1", "model.d_latent=4", "train.batch_size=8"],
+        overrides=["model.d_model=16", "model.n_head=1", "model.d_latent=4", "train.batch_size=8"],
     )  # fmt: skip
     err = capsys.readouterr().err
     assert err.count("the latent has collapsed") == (collapses == "at last")

@@ -1,12 +1,12 @@
-"""Textus: from raw text to a language model that is trained, measured and served, on an ordinary computer.
+"""Textus: from raw text to a language model that is trained, evaluated and served, on an ordinary computer.
 
-One straight line; every stage from `train` on reads a run folder and writes a run folder or a report::
+One pipeline; every stage from `train` on reads a run folder and writes a run folder or a report::
 
     text ─ corpus ─ tokenizer ─ loader ─ model ─ train ─ run ─┬─ generate, chat
          documents    ids       batches  logits               ├─ evaluate, compare
                                                               └─ serve
 
-In Python, the same verbs as on the command line::
+In Python, one function per command of the command line::
 
     import textus
 
@@ -19,8 +19,9 @@ In Python, the same verbs as on the command line::
     print(reviews.predict("A film to remember.")["label"])
     reviews.predict_file("new.csv", out="work/predictions.csv")
 
-A string is one text and has one answer; lists, DataFrames and files (a `Path`) have a list of answers. Labelled rows
-are a file, dictionaries, a DataFrame or a pair (X, y). What cannot be used raises a `TextusError`.
+A string is one text and has one prediction; lists, DataFrames and files (a `Path`) have a list of them. Labelled rows
+are a file, dictionaries, a DataFrame or a pair (X, y). Options are keywords, or a config object such as
+`PretrainConfig`. What cannot be used raises a `TextusError`.
 
 Names are imported when first used, so that `import textus` costs nothing.
 """
@@ -31,94 +32,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textus.api import (
-        Run,
-        augment,
-        build_corpus,
-        build_index,
-        cloze,
-        compare,
-        doctor,
-        embed,
-        evaluate,
-        evaluate_together,
-        export_model,
-        fewshot,
-        finetune,
-        generate,
-        import_model,
-        load_tokenizer,
-        open_corpus,
-        open_index,
-        open_run,
-        predict,
-        predict_together,
-        prove_resume,
-        pull_model,
-        resume,
-        show,
-        train,
-        train_tokenizer,
-        tune,
-        validate,
-        verify,
-    )
-    from textus.cli.inference import serve
-    from textus.core.errors import TextusError
-    from textus.generation.sampling import SamplingParams
-    from textus.pipelines.search_index import Index
-
-__all__ = [
-    "Index",
-    "Run",
-    "SamplingParams",
-    "TextusError",
-    "augment",
-    "build_corpus",
-    "build_index",
-    "cloze",
-    "compare",
-    "doctor",
-    "embed",
-    "evaluate",
-    "evaluate_together",
-    "export_model",
-    "fewshot",
-    "finetune",
-    "generate",
-    "import_model",
-    "load_tokenizer",
-    "open_corpus",
-    "open_index",
-    "open_run",
-    "predict",
-    "predict_together",
-    "prove_resume",
-    "pull_model",
-    "resume",
-    "serve",
-    "show",
-    "train",
-    "train_tokenizer",
-    "tune",
-    "validate",
-    "verify",
-]
-
-ELSEWHERE = {
-    "Index": ("textus.pipelines.search_index", "Index"),
-    "SamplingParams": ("textus.generation.sampling", "SamplingParams"),
-    "TextusError": ("textus.core.errors", "TextusError"),
-    "serve": ("textus.cli.inference", "serve"),
-}
-"""Public names that do not live in `textus.api`: module and name there."""
+    from textus.api import *  # noqa: F403
 
 
 class Package(ModuleType):
-    """The package: a verb keeps its name where a module of it has the same, such as `augment`."""
+    """The package: the function `augment` keeps its name when the subpackage of the same name is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in __all__ and isinstance(value, ModuleType)):
+        if not (name == "augment" and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 
@@ -128,11 +49,13 @@ sys.modules[__name__].__class__ = Package
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("textus")
-    if name not in __all__:
-        raise AttributeError(f"module 'textus' has no attribute {name!r}; it has: {', '.join(__all__)}")
-    module, attribute = ELSEWHERE.get(name, ("textus.api", name))
-    return getattr(import_module(module), attribute)
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module 'textus' has no attribute {name!r}")
+    api = import_module("textus.api")
+    if name not in ("__all__", *api.__all__):
+        raise AttributeError(f"module 'textus' has no attribute {name!r}; it has: {', '.join(api.__all__)}")
+    return getattr(api, name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*import_module("textus.api").__all__, "__version__"]

@@ -35,7 +35,7 @@ def check_messages(messages: Any) -> None:
         )
 
 
-def predict_to_file(
+def write_predictions(
     reader: Predictor, given: Any, out: Path, options: ReadOptions, *, force: bool
 ) -> dict[str, Any]:
     """Answers as a file of rows: where it is, and how many rows it has."""
@@ -69,3 +69,10 @@ def check_text(given: Any) -> Any:
             " text itself",
         )
     return given
+
+
+def read_options(config: ReadOptions) -> ReadOptions:
+    """The part of a request that decides how files are read."""
+    from textus.data.read_options import ReadOptions
+
+    return ReadOptions(config.columns, config.encoding, config.skip_invalid)

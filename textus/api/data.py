@@ -1,16 +1,23 @@
-"""Verbs on rows to learn from: `augment` of others, `cloze` of plain text, `validate` of what a file holds."""
+"""Labelled data as functions: `augment`, `cloze`, `validate`."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from textus.core.arguments import to_optional_path, to_path
+from textus.api.signatures import with_options
+from textus.augment.config import AugmentConfig, ClozeConfig
+from textus.core.arguments import to_path
 from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.io import check_output_file, dump_jsonl, write_atomic
+from textus.core.requests import build_request
+from textus.tasks.config import ValidateConfig
+
+if TYPE_CHECKING:
+    from textus.data.corpus import Corpus
 
 
 @contextlib.contextmanager
@@ -43,7 +50,7 @@ def kept_rows(data: Any, out: Path, name: str, task: str, replaced: dict[Path, b
 
     rows = labelled_rows(data, task)
     if not rows:
-        raise UsageError("empty_data", "there is no row to learn from; give labelled rows")
+        raise UsageError("empty_data", "no rows to train on; give labelled rows")
     path = out.with_name(f"{out.name}.{name}.jsonl")
     replaced[path] = path.read_bytes() if path.is_file() else None
     write_atomic(path, dump_jsonl(rows))
@@ -51,47 +58,65 @@ def kept_rows(data: Any, out: Path, name: str, task: str, replaced: dict[Path, b
     return path
 
 
+@with_options(AugmentConfig)
 def augment(
     data: str | Path,
     *,
     out: str | Path,
     columns: str | None = None,
     encoding: str | None = None,
+    config: AugmentConfig | None = None,
     force: bool = False,
-    **how: Any,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Write labelled rows and, after each, copies that say the same a little differently, as JSON lines; `how` are
-    fields of `augment.augmenter.AugmentSettings`. Returns how many rows and copies there are.
+    """Write labelled rows and, after each, changed copies with the same label, as JSON lines. Options are given as an
+    `AugmentConfig` or as keywords. Returns how many rows and copies there are.
 
-    Raises UsageError for an operation that is not there or lacks what it needs, DataError for rows without a text.
+    Raises UsageError for an operation that is unknown or lacks what it needs, DataError for rows without a text.
+
+    Example:
+        >>> textus.augment("reviews.csv", out="more.jsonl", ops="typos", copies=2)["copies"]
+        {'typos': 64}
     """
     from collections import Counter
 
-    from textus.augment.augmenter import AugmentSettings, augment_records
+    from textus.augment.augmenter import augment_records
     from textus.data.read_options import ReadOptions
 
-    out, settings = to_path(out, "out"), AugmentSettings(**how)
+    out, config = to_path(out, "out"), build_request(AugmentConfig, config, options)
     check_output_file(out, force=force)
     records = ReadOptions(columns, encoding).records(to_path(data, "data"))
-    found = augment_records(records, settings)
-    write_atomic(out, dump_jsonl(each.values for each in found))
-    copies = Counter(each.values["augmented"] for each in found if "augmented" in each.values)
+    rows = augment_records(records, config)
+    write_atomic(out, dump_jsonl(row.values for row in rows))
+    copies = Counter(row.values["augmented"] for row in rows if "augmented" in row.values)
     return {"out": str(out), "rows": len(records), "copies": dict(copies)}
 
 
-def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: Any) -> dict[str, Any]:
-    """Write rows of question answering made of a corpus' training split, as JSON lines; `how` are fields of
-    `augment.cloze.ClozeSettings`. Returns how many rows there are.
+@with_options(ClozeConfig)
+def cloze(
+    corpus: str | Path | Corpus,
+    *,
+    out: str | Path,
+    config: ClozeConfig | None = None,
+    force: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write question-answer rows made of a corpus' training split, as JSON lines. Options are given as a `ClozeConfig`
+    or as keywords. Returns how many rows there are.
 
     Raises DataError where no sentence is long enough to ask for a part of it.
+
+    Example:
+        >>> textus.cloze("work/corpus", out="cloze.jsonl", questions=1)["rows"] > 0
+        True
     """
-    from textus.augment.cloze import ClozeSettings, make_clozes
+    from textus.augment.cloze import make_clozes
     from textus.data.corpus import open_corpus
 
-    out, settings = to_path(out, "out"), ClozeSettings(**how)
+    out, config = to_path(out, "out"), build_request(ClozeConfig, config, options)
     check_output_file(out, force=force)
-    documents = (each.text for each in open_corpus(to_path(corpus, "corpus")).documents("train"))
-    rows = list(make_clozes(documents, settings))
+    documents = (document.text for document in open_corpus(to_path(corpus, "corpus")).documents("train"))
+    rows = list(make_clozes(documents, config))
     if not rows:
         raise DataError(
             "too_little_data",
@@ -101,38 +126,20 @@ def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: An
     return {"out": str(out), "rows": len(rows)}
 
 
-def validate(
-    data: str | Path,
-    *,
-    task: str = "classification",
-    dev: str | Path | None = None,
-    test: str | Path | None = None,
-    start: str | Path | None = None,
-    model: str | None = None,
-    columns: str | None = None,
-    encoding: str | None = None,
-    settings: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Check labelled rows for a task before a model is trained on them; the arguments are the flags of
-    `textus validate`.
+@with_options(ValidateConfig)
+def validate(data: str | Path, *, config: ValidateConfig | None = None, **options: Any) -> dict[str, Any]:
+    """Check labelled rows for a task before a model is trained on them. Options are given as a `ValidateConfig` or as
+    keywords.
 
-    Returns what each file holds, the classes, all rows that cannot be used (`errors`; `ok` where there is none) and
-    what is likely a mistake (`warnings`). Raises UsageError for words that are wrong, DataError for a file that cannot
-    be read at all.
+    Returns what each file holds, the classes, all rows that cannot be used (`errors`; `ok` if there are none) and
+    likely mistakes (`warnings`). Raises UsageError for options that are wrong, DataError for a file that cannot be read
+    at all.
+
+    Example:
+        >>> report = textus.validate("reviews.csv")
+        >>> report["ok"], report["classes"]
+        (True, {'bad': 16, 'good': 16})
     """
-    from textus.tasks.validation import RowReader, validate_files
+    from textus.tasks.validation import validate_files
 
-    reader = RowReader(columns, encoding or "", tuple(settings))
-    others = {
-        name: path
-        for name, given in (("dev", dev), ("test", test))
-        if (path := to_optional_path(given, name))
-    }
-    return validate_files(
-        to_path(data, "data"),
-        task,
-        others=others,
-        run=to_optional_path(start, "start"),
-        family=model,
-        reader=reader,
-    )
+    return validate_files(to_path(data, "data"), build_request(ValidateConfig, config, options))

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from textus.api.checks import check_messages, check_string, is_texts
 from textus.api.conversation import fitting_ids
+from textus.api.signatures import with_options
 from textus.core.arguments import note_on_interrupt, to_optional_path, to_path
 from textus.core.errors import DataError, RunError, UsageError
+from textus.core.requests import build_request
+from textus.evaluation.config import EvalConfig
+from textus.generation.params import SamplingParams, sampling_params
 from textus.reporting.html import check_report_folder
+from textus.tasks.config import task_settings
 
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
     from textus.data.read_options import ReadOptions
-    from textus.generation.sampling import SamplingParams
     from textus.generation.streaming import DecodedStream
     from textus.models.contract import LanguageModel
     from textus.tasks.base import Task
@@ -58,14 +62,14 @@ class Run:
         return self._loaded[1]
 
     @property
-    def chats(self) -> bool:
+    def supports_chat(self) -> bool:
         """Whether it was trained on conversations; other runs continue texts."""
         return self.record.get("task") == "chat"
 
     @property
     def chat_fault(self) -> str:
         """Why its chat template was refused when it was imported; empty for every other run."""
-        return "" if self.chats else str(self.record.get("chat_fault", ""))
+        return "" if self.supports_chat else str(self.record.get("chat_fault", ""))
 
     @property
     def tasks(self) -> list[str]:
@@ -77,9 +81,9 @@ class Run:
     @property
     def task(self) -> Task:
         """The one task it was fine-tuned for, with its classes; UsageError for a run without one, or with several."""
-        return self.task_called(None)
+        return self.get_task(None)
 
-    def task_called(self, name: str | None) -> Task:
+    def get_task(self, name: str | None) -> Task:
         """A task it was fine-tuned for, by its name; None: the only one. UsageError for another, and for none where
         there are several.
         """
@@ -95,7 +99,7 @@ class Run:
             )
         return task_from_record(record_for_task(self.record, name, self.path))
 
-    def refuse_task(self) -> None:
+    def require_language_model(self) -> None:
         """UsageError for a run that was fine-tuned for a task: what it makes of text is not what it was taught."""
         if self.tasks:
             which = f" --task {self.tasks[0]}" if len(self.tasks) > 1 else ""
@@ -125,11 +129,11 @@ class Run:
         """Whether it writes texts."""
         return self._outline.capabilities.can_generate
 
-    def _predictor(self, task: str | None) -> Predictor:
+    def predictor(self, task: str | None) -> Predictor:
         from textus.tasks.prediction import make_predictor
         from textus.tasks.registry import record_for_task
 
-        asked = self.task_called(task)
+        asked = self.get_task(task)
         record = record_for_task(self.record, asked.head_name, self.path)
         return make_predictor(self.model, self.tokenizer, asked, record, self.path)
 
@@ -153,7 +157,7 @@ class Run:
         from textus.data.read_options import ReadOptions
         from textus.tasks.prediction import predict
 
-        return predict(self._predictor(task), check_text(given), ReadOptions(columns, encoding, skip_invalid))
+        return predict(self.predictor(task), check_text(given), ReadOptions(columns, encoding, skip_invalid))
 
     def predict_proba(
         self, given: Any, *, columns: str | None = None, encoding: str | None = None, task: str | None = None
@@ -165,7 +169,7 @@ class Run:
         from textus.data.read_options import ReadOptions
         from textus.tasks.prediction import probabilities
 
-        return probabilities(self._predictor(task), check_text(given), ReadOptions(columns, encoding))
+        return probabilities(self.predictor(task), check_text(given), ReadOptions(columns, encoding))
 
     def predict_file(
         self,
@@ -184,73 +188,57 @@ class Run:
 
         Raises UsageError where `out` exists, unless `force`.
         """
-        from textus.api.checks import predict_to_file
+        from textus.api.checks import write_predictions
         from textus.data.read_options import ReadOptions
 
         given = Path(given) if isinstance(given, str) else given
         options = ReadOptions(columns, encoding, skip_invalid)
-        about = predict_to_file(self._predictor(task), given, to_path(out, "out"), options, force=force)
+        about = write_predictions(self.predictor(task), given, to_path(out, "out"), options, force=force)
         return {"run": str(self.path), **about}
 
-    def evaluate_task(
-        self,
-        on: Any,
-        *,
-        columns: str | None = None,
-        encoding: str | None = None,
-        by: Sequence[str] = (),
-        baselines: bool = True,
-        out: str | Path | None = None,
-        task: str | None = None,
-        settings: Sequence[str] = (),
-        entities: str | Path | None = None,
-        skip_invalid: str | None = None,
-    ) -> dict[str, Any]:
-        """Task metrics with their intervals on labelled rows: a file, dictionaries, a DataFrame, or a pair (X, y).
-
-        `by`: columns whose values are evaluated separately, or `length`. `baselines`: compare with the baselines; the
-        linear one is trained on first use. `out`: a folder for the page and the metrics. `task`: one of several tasks,
-        or another with `settings`, as `task_as` takes them. `entities`: for a relations run, the tagging run that
-        finds the entities, without baselines and page. `skip_invalid`: the share of rows that may be unusable, such as
-        "5%", or "all".
-        """
-        check_report_folder(out)
-        if entities is not None:
-            from textus.data.read_options import ReadOptions
-            from textus.pipelines.extraction import evaluate_triples
-
-            if by or out or skip_invalid:
-                raise UsageError(
-                    "conflicting_options",
-                    "--entities: --slice, --out and --skip-invalid go with the rows' own entities; leave them out",
-                )
-            options = self._text_options(on, ReadOptions(columns, encoding), entities)
-            found = evaluate_triples(to_path(entities, "entities"), self.path, to_path(on, "on"), options)
-            about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
-            return {**about, "task": "relations from raw text", **found}
-        from textus.data.read_options import ReadOptions, run_read_options
+    def _evaluate_task(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
+        """The scores of a task on labelled rows."""
+        from textus.api.checks import read_options
+        from textus.data.read_options import run_read_options
         from textus.evaluation import task_report
         from textus.tasks.inference import predict_texts
         from textus.tasks.registry import record_for_task
 
-        asked = self.task_as(task, settings) if task else self.task
-        known = asked.head_name in self.tasks
-        record = record_for_task(self.record, asked.head_name, self.path) if known else {}
-        options = ReadOptions(columns, encoding, skip_invalid)
-        rows = task_report.read_rows(asked, on, options, run_read_options(record))
-        outputs = predict_texts(self.model, asked, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.head_name}
-        found = {**about, **task_report.task_metrics(rows, outputs, by)}
+        task = self.as_task(config.task, config.task_settings) if config.task else self.task
+        known = task.head_name in self.tasks
+        record = record_for_task(self.record, task.head_name, self.path) if known else {}
+        rows = task_report.read_rows(task, on, read_options(config), run_read_options(record))
+        outputs = predict_texts(self.model, task, self.tokenizer, rows.examples)
+        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": task.head_name}
+        scores = {**about, **task_report.task_metrics(rows, outputs, config.slices)}
         if known:
             file = task_report.training_file(record)
-            found["rows_trained_on"] = task_report.count_train_overlap(record, rows, file)
-            if baselines and (lower := task_report.baselines(self.path, record, rows, outputs, file)):
-                found["baselines"] = lower
+            scores["rows_trained_on"] = task_report.count_train_overlap(record, rows, file)
+            if config.baselines and (lower := task_report.baselines(self.path, record, rows, outputs, file)):
+                scores["baselines"] = lower
         if out is not None:
-            folder, logs = to_path(out, "out"), {self.path.name: self.path / "log.jsonl"}
-            task_report.write_task_report(folder, found, asked, logs)
-            task_report.write_predictions(folder, rows, outputs)
-        return found
+            task_report.write_task_report(
+                to_path(out, "out"), scores, task, {self.path.name: self.path / "log.jsonl"}
+            )
+            task_report.write_predictions(to_path(out, "out"), rows, outputs)
+        return scores
+
+    def _evaluate_raw_text(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
+        """The scores of a relations run on texts whose entities the run `config.entities` finds."""
+        from textus.api.checks import read_options
+        from textus.pipelines.extraction import evaluate_triples
+
+        entities = config.entities
+        assert entities is not None
+        if config.slices or out or config.skip_invalid:
+            raise UsageError(
+                "conflicting_options",
+                "--entities: --slice, --out and --skip-invalid go with the rows' own entities; leave them out",
+            )
+        options = self.text_options(on, read_options(config), entities)
+        scores = evaluate_triples(entities, self.path, to_path(on, "on"), options)
+        about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
+        return {**about, "task": "relations from raw text", **scores}
 
     def triples(
         self,
@@ -272,7 +260,7 @@ class Run:
 
         if out is not None:
             extraction.format_for(to_path(out, "out"), force=force)
-        options = self._text_options(file, ReadOptions(columns, encoding), entities)
+        options = self.text_options(file, ReadOptions(columns, encoding), entities)
         found = extraction.extract_triples(
             to_path(file, "file"), to_path(entities, "entities"), self.path, options
         )
@@ -280,7 +268,7 @@ class Run:
             extraction.write_triples(to_path(out, "out"), found["triples"], force=force)
         return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
 
-    def _text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
+    def text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
         """How a file of texts is read: as given, else in the encoding of the rows that this run (and `others`) was
         trained on, where the file fits it.
         """
@@ -291,21 +279,21 @@ class Run:
         trained = common_read_options([run_read_options(record) for record in records])
         return resolve_options(to_path(file, "file"), given, ReadOptions(encoding=trained.encoding))
 
-    def task_as(self, name: str, settings: Sequence[str] = ()) -> Task:
+    def as_task(self, name: str, settings: Sequence[str] = ()) -> Task:
         """A task the run has learnt, by its name, or similarity for a run that has not learnt it; `settings` are
         assignments to its fields, such as "pooling=cls".
 
         Raises UsageError for another task, or settings of one that is learnt.
         """
-        from textus.tasks.registry import TASKS
+        from textus.tasks.registry import registered_tasks
 
-        if name in self.tasks or (len(self.tasks) > 1 and name not in TASKS):
+        if name in self.tasks or (len(self.tasks) > 1 and name not in registered_tasks()):
             if settings:
                 raise UsageError(
                     "option_not_applicable",
                     f"--set task.{settings[0]}: {self.path} has learnt {name} as it is; leave it out",
                 )
-            return self.task_called(name)
+            return self.get_task(name)
         from textus.tasks.registry import task_class
         from textus.tasks.similarity import make_similarity_task
 
@@ -321,7 +309,7 @@ class Run:
         from textus.tasks.registry import head_of_kind
         from textus.tasks.similarity import embed_texts
 
-        task = self.task_as(head_of_kind(self.record, "similarity") or "similarity", settings)
+        task = self.as_task(head_of_kind(self.record, "similarity") or "similarity", settings)
         return lambda texts: embed_texts(self.model, task, self.tokenizer, texts)
 
     def embed(
@@ -330,7 +318,7 @@ class Run:
         *,
         columns: str | None = None,
         encoding: str | None = None,
-        settings: Sequence[str] = (),
+        overrides: Sequence[str] = (),
     ) -> Any:
         """The vector (D,) of one text (a string), or an array (texts, D) of several, in order: strings, rows, or a file
         (a Path); float32, each of length one.
@@ -341,8 +329,8 @@ class Run:
 
         given, options = check_text(given), ReadOptions(columns, encoding)
         if isinstance(given, Path):
-            options = self._text_options(given, options)
-        return embed(self.vectors_of(settings), given, options)
+            options = self.text_options(given, options)
+        return embed(self.vectors_of(task_settings(overrides)), given, options)
 
     def robustness(
         self,
@@ -361,7 +349,7 @@ class Run:
         from textus.evaluation.robustness import evaluate_robustness
         from textus.tasks.registry import record_for_task
 
-        words, asked = to_optional_path(vectors, "vectors"), self.task_called(task)
+        words, asked = to_optional_path(vectors, "vectors"), self.get_task(task)
         trained = run_read_options(record_for_task(self.record, asked.head_name, self.path))
         options = resolve_options(to_path(on, "on"), ReadOptions(columns, encoding), trained)
         found = evaluate_robustness(
@@ -369,61 +357,67 @@ class Run:
         )
         return {"run": str(self.path), "on": str(on), "task": asked.head_name, **found}
 
-    def stream(self, prompt: str = "", **sampling: Any) -> DecodedStream:
-        """The continuation of a text, in pieces as they come; keywords are the fields of
-        `generation.sampling.SamplingParams`.
+    @with_options(SamplingParams)
+    def stream(self, prompt: str = "", params: SamplingParams | None = None, **options: Any) -> DecodedStream:
+        """The continuation of a text, in pieces as they are generated; sampling options are given as `SamplingParams`
+        or as keywords.
 
         An empty prompt begins a new document. For a model that makes a text from another, the prompt is that
-        other text. Where the context is full the text ends, unless `sliding=True`: then it continues without its first
+        other text. When the context is full the text ends, unless `sliding=True`: then it continues without its first
         half. Raises UsageError for a value out of range, or a prompt longer than the context, before anything is
         generated.
         """
-        from textus.generation.sampling import bos_ids, sampling_params
+        from textus.generation.sampling import bos_ids
 
         check_string(prompt, "prompt")
-        chosen, tokenizer = sampling_params(sampling), self.tokenizer
+        params, tokenizer = sampling_params(params, options), self.tokenizer
         ids = [*tokenizer.bos_ids, *tokenizer.encode(prompt)]
         if self.model.capabilities.needs_source:
             first = bos_ids(self.model, tokenizer.end_id)
-            return self._pieces(first, chosen, tokenizer.end_ids, source=ids)
-        return self._pieces(ids or [tokenizer.end_id], chosen, tokenizer.end_ids)
+            return self._pieces(first, params, tokenizer.end_ids, source=ids)
+        return self._pieces(ids or [tokenizer.end_id], params, tokenizer.end_ids)
 
-    def generate(self, prompt: str = "", **sampling: Any) -> str:
+    @with_options(SamplingParams)
+    def generate(self, prompt: str = "", params: SamplingParams | None = None, **options: Any) -> str:
         """The continuation of a text, whole; see `stream`."""
-        return "".join(self.stream(prompt, **sampling))
+        return "".join(self.stream(prompt, params, **options))
 
-    def stream_chat(self, messages: Sequence[dict[str, str]], **sampling: Any) -> DecodedStream:
-        """The answer to a conversation of {"role", "content"} messages, in pieces; `reason` says how it ended.
+    @with_options(SamplingParams)
+    def stream_chat(
+        self, messages: Sequence[dict[str, str]], params: SamplingParams | None = None, **options: Any
+    ) -> DecodedStream:
+        """The answer to a conversation of {"role", "content"} messages, in pieces; `reason` tells how it ended.
 
-        A run that was not trained on conversations reads them as one plain text, a line each, and answers
-        with the next line. Where the conversation and `max_tokens` are longer than the context, the oldest turns are
-        left out, question and answer together, with a notice; the system message is kept. A model that makes a text
-        from another is given the last message alone.
+        A run that was not trained on conversations reads them as one plain text, one line per message, and continues it
+        by one line. When the conversation and `max_tokens` are longer than the context, the oldest turns are left out,
+        question and answer together, with a notice; the system message is kept. A model that makes a text from another
+        is given the last message alone.
         """
-        from textus.generation.sampling import sampling_params
+        from dataclasses import replace
+
         from textus.tokenizers.chat_template import text_of
 
         check_messages(messages)
+        params = sampling_params(params, options)
         if self.model.capabilities.needs_source:
-            return self.stream(text_of(messages[-1], len(messages) - 1), **sampling)
-
-        chosen = sampling_params(sampling)
+            return self.stream(text_of(messages[-1], len(messages) - 1), params)
         ids = fitting_ids(
-            list(messages), chosen.max_tokens, self.model.config.context_length, self._conversation
+            list(messages), params.max_tokens, self.model.config.context_length, self._conversation
         )
-        if self.chats:
-            return self._pieces(ids, chosen, self.tokenizer.turn_end_ids)
-        from dataclasses import replace
+        if self.supports_chat:
+            return self._pieces(ids, params, self.tokenizer.turn_end_ids)
+        return self._pieces(ids, replace(params, stop=(*params.stop, "\n")), self.tokenizer.end_ids)
 
-        return self._pieces(ids, replace(chosen, stop=(*chosen.stop, "\n")), self.tokenizer.end_ids)
-
-    def chat(self, messages: Sequence[dict[str, str]], **sampling: Any) -> str:
+    @with_options(SamplingParams)
+    def chat(
+        self, messages: Sequence[dict[str, str]], params: SamplingParams | None = None, **options: Any
+    ) -> str:
         """The answer to a conversation, whole; see `stream_chat`."""
-        return "".join(self.stream_chat(messages, **sampling))
+        return "".join(self.stream_chat(messages, params, **options))
 
     def _conversation(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """A conversation as ids: by the chat template, or as lines of a plain text."""
-        if self.chats:
+        if self.supports_chat:
             return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         from textus.tokenizers.chat_template import text_of
 
@@ -436,7 +430,7 @@ class Run:
         from textus.generation.engine import Engine
         from textus.generation.streaming import DecodedStream, TextStream
 
-        self.refuse_task()
+        self.require_language_model()
         engine = Engine(self.model, end_id=ends, n_ids=self.tokenizer.vocab_size)
         engine.check(ids, sampling, source)
         events = engine.stream([ids], sampling, None if source is None else [source])
@@ -447,70 +441,89 @@ class Run:
         self,
         on: Any = None,
         *,
-        stride: int | None = None,
-        samples: bool = True,
         out: str | Path | None = None,
-        encoding: str | None = None,
-        columns: str | None = None,
-        **of_task: Any,
+        config: EvalConfig | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
-        """How good it is. Of a model of text bits per byte, perplexity and more of a text file (or strings, each a
-        document), or without one of the corpus' validation split: `findings` are the family's own figures, where it has
-        some, `samples` adds how repetitive and how varied the model's own texts are. Of a fine-tuned run see
-        `evaluate_task`, whose further arguments are taken too. `out`: a folder for the page and the figures;
-        `encoding`: the file's, else detected; `columns`: those of a table.
+        """How good it is; options are given as an `EvalConfig` or as keywords. `out`: a folder for the page and the
+        figures.
 
-        Raises DataError where there is no text, UsageError for arguments of the other kind of run.
+        Of a model of text: bits per byte, perplexity and more of a text file (or strings, each a document), or without
+        one of the corpus' validation split; `findings` are the family's own figures, if it has some, `samples` how
+        repetitive and how varied the model's own texts are.
+
+        Of a fine-tuned run: the task's figures with their intervals on labelled rows of a file or of Python
+        (dictionaries, a DataFrame, a pair (X, y)), next to those of baselines, the linear one of which is trained on
+        first use; the run's folder is only read. `task` and `overrides` are as for `as_task`. With `entities`, the
+        tagging run that finds the entities of a relations run, the rows' own entities are what is to be found, and
+        neither baseline nor page goes with the figures.
+
+        Raises DataError where there is no text, UsageError for options of the other kind of run.
         """
         check_report_folder(out)
-        if name := of_task.get("task") or ", ".join(self.tasks):
-            if stride is not None:
+        config = build_request(EvalConfig, config, options)
+        if config.ensemble is not None:
+            raise UsageError(
+                "option_not_applicable", f"--ensemble {config.ensemble}: {self.path} is one run; give several"
+            )
+        if config.overrides and not config.task:
+            raise UsageError(
+                "option_not_applicable", f"--set {config.overrides[0]}: goes with --task similarity alone"
+            )
+        if name := config.task or ", ".join(self.tasks):
+            if config.stride is not None:
                 raise UsageError(
                     "option_not_applicable",
-                    f"--stride {stride}: {self.path} is asked for {name}, not for text; leave it out",
+                    f"--stride {config.stride}: {self.path} is evaluated for {name}, not as a language model;"
+                    " leave it out",
                 )
             if on is None:
                 raise UsageError(
-                    "missing_argument", f"{self.path} is asked for {name}: give labelled rows, --on FILE"
+                    "missing_argument", f"{self.path} is evaluated for {name}: give labelled rows, --on FILE"
                 )
-            return self.evaluate_task(on, out=out, encoding=encoding, columns=columns, **of_task)
-        if given := [name for name, value in of_task.items() if value not in (None, (), [])]:
-            raise UsageError(
-                "option_not_applicable",
-                f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out",
-            )
+            if config.entities is not None:
+                return self._evaluate_raw_text(on, out, config)
+            return self._evaluate_task(on, out, config)
+        for flag, given in (
+            ("--slice", config.slices), ("--no-baselines", not config.baselines), ("--entities", config.entities),
+            ("--skip-invalid", config.skip_invalid),
+        ):  # fmt: skip
+            if given:
+                raise UsageError(
+                    "option_not_applicable",
+                    f"{flag}: {self.path} was not fine-tuned for a task; leave it out",
+                )
+        return self._evaluate_text(on, out, config)
+
+    def _evaluate_text(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
+        """The figures of a model of text."""
         from textus.evaluation.perplexity import evaluate, first_sources, model_metrics, sample_quality
 
-        model, tokenizer, texts = (
-            self.model,
-            self.tokenizer,
-            self._texts(on, encoding=encoding, columns=columns),
-        )
-        result = {"run": str(self.path), **evaluate(model, tokenizer, texts, stride=stride)}
-        result["on"] = (
-            ("the texts given" if is_texts(on) else str(on)) if on is not None else "validation split"
-        )
-        if found := model_metrics(model, tokenizer, texts):
-            result["findings"] = found
-        if samples and model.capabilities.can_generate:
+        model, tokenizer = self.model, self.tokenizer
+        texts = self.eval_text(on, encoding=config.encoding, columns=config.columns)
+        result = {"run": str(self.path), **evaluate(model, tokenizer, texts, stride=config.stride)}
+        result["on"] = "the texts given" if is_texts(on) else "validation split" if on is None else str(on)
+        if findings := model_metrics(model, tokenizer, texts):
+            result["findings"] = findings
+        if config.samples and model.capabilities.can_generate:
             sources = first_sources(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
         if out is not None:
             from textus.evaluation.comparison import write_evaluation
 
-            sample = self._sample(texts) if model.capabilities.can_generate else None
+            sample = self.sample(texts) if model.capabilities.can_generate else None
             write_evaluation(to_path(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
         return result
 
     def score(self, text: str, *, stride: int | None = None) -> Any:
         """Nats of each token of a text: an `evaluation.perplexity.TokenScores`."""
-        self.refuse_task()
+        self.require_language_model()
         check_string(text, "text")
         from textus.evaluation.perplexity import score_text
 
         return score_text(self.model, self.tokenizer, text, stride=stride)
 
-    def _texts(
+    def eval_text(
         self, on: Any, pairs: bool | None = None, encoding: str | None = None, columns: str | None = None
     ) -> Any:
         """What to measure on; `pairs`: whether a file is read as pairs (None: if this model needs them)."""
@@ -534,7 +547,7 @@ class Run:
         of_pairs = self.model.capabilities.needs_source if pairs is None else pairs
         return (read_pairs if of_pairs else read_documents)(on, encoding or "", columns)
 
-    def _sample(self, texts: Any) -> tuple[str, str]:
+    def sample(self, texts: Any) -> tuple[str, str]:
         """What the model was given (the first source it can read whole, where it needs one), and its text."""
         from textus.evaluation.perplexity import source_ids
 

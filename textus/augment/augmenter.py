@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
 
 from textus.augment import operations
+from textus.augment.config import OPERATIONS, AugmentConfig
 from textus.augment.infilling import make_infill
 from textus.augment.operations import Operation, Synonyms
 from textus.augment.units import RowValues, TokenizedRecord, tokenize_record
@@ -22,47 +22,14 @@ from textus.augment.wordnet import find_wordnet
 from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.io import fingerprint
-from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.labeled import Record
 from textus.models import word_vectors
 
-OPERATIONS = ("synonyms", "swap", "delete", "insert", "typos", "ocr", "pinyin", "infill")
 N_NEIGHBOURS, MIN_COSINE = 5, 0.5
 """Of word vectors so many neighbours, of at least this cosine, are taken for synonyms."""
 LABEL_FIELDS = ("label", "score", "tags", "answers", "id", "origin", "augmented")
 """Fields of a row that are not what is read."""
-
-
-@dataclass(frozen=True)
-class AugmentSettings:
-    """`operations` with commas between; `copies` a row, of a share `rate` of its words (at least one) changed.
-
-    Synonyms come from `vectors` (a file of word vectors) where given, else from `wordnet` (a folder, else where it is
-    usually installed). `encoder` is the run that infills.
-    """
-
-    operations: str = ""
-    copies: int = 1
-    rate: float = 0.1
-    seed: int = 0
-    wordnet: str = ""
-    vectors: str = ""
-    encoder: str = ""
-
-    def __post_init__(self) -> None:
-        if self.copies < 1:
-            raise UsageError("out_of_range", f"augment.copies={self.copies}: must be at least 1")
-        if not 0 < self.rate <= 1:
-            raise UsageError("out_of_range", f"augment.rate={self.rate}: must be above 0, and 1 at most")
-        for name in self.names:
-            if name not in OPERATIONS:
-                raise unknown_name_error("operation", name, OPERATIONS)
-
-    @property
-    def names(self) -> list[str]:
-        """The operations, each once."""
-        return list(dict.fromkeys(each.strip() for each in self.operations.split(",") if each.strip()))
 
 
 def origin_id(values: RowValues) -> str:
@@ -75,7 +42,7 @@ def origin_id(values: RowValues) -> str:
     return fingerprint(said)
 
 
-def make_operations(settings: AugmentSettings) -> dict[str, Operation]:
+def make_operations(settings: AugmentConfig) -> dict[str, Operation]:
     """The operations asked for, what they stand on read. UsageError for none, or where a source is missing."""
     if not settings.names:
         raise UsageError(
@@ -108,7 +75,7 @@ def make_operations(settings: AugmentSettings) -> dict[str, Operation]:
     return found
 
 
-def synonym_source(settings: AugmentSettings) -> Synonyms:
+def synonym_source(settings: AugmentConfig) -> Synonyms:
     """Where synonyms come from: the nearest of the word vectors, or WordNet."""
     if not settings.vectors:
         return find_wordnet(Path(settings.wordnet) if settings.wordnet else None)
@@ -142,7 +109,7 @@ def apply_operation(taken: TokenizedRecord, operation: Operation, random: Random
 class Augmenter:
     """Makes copies of rows, and counts what it made and what it could not."""
 
-    def __init__(self, settings: AugmentSettings, made_of: dict[str, Operation] | None = None) -> None:
+    def __init__(self, settings: AugmentConfig, made_of: dict[str, Operation] | None = None) -> None:
         self.settings = settings
         self.operations = make_operations(settings) if made_of is None else made_of
         self.made: Counter[str] = Counter()
@@ -180,7 +147,7 @@ class Augmenter:
         return line + (f"; {self.missing:,} copies could not be made" if self.missing else "")
 
 
-def augment_records(records: Sequence[Record], settings: AugmentSettings) -> list[Record]:
+def augment_records(records: Sequence[Record], settings: AugmentConfig) -> list[Record]:
     """The rows, each with its origin, and after each its copies; what was made is told.
 
     Raises DataError for rows without a text, with labels outside of it, or already augmented.

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from textus.augment.config import ClozeConfig
 from textus.augment.operations import GRAMMAR
 from textus.augment.units import iter_words, starts_with_han
-from textus.core.errors import UsageError
 from textus.core.io import fingerprint
 from textus.core.rng import derive_seed
 
@@ -38,27 +37,7 @@ COMMON = frozenset(GRAMMAR.split())
 Words = Sequence[tuple[int, str]]
 
 
-@dataclass(frozen=True)
-class ClozeSettings:
-    """`questions` a passage at most, which has at most `longest` characters; answers that are no name have `words`
-    words on average; a share `dropped` of a question's words is left out.
-    """
-
-    questions: int = 2
-    longest: int = 800
-    words: float = 2.5
-    dropped: float = 0.3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("questions", 1), ("longest", 50), ("words", 1)):
-            if (value := getattr(self, name)) < least:
-                raise UsageError("out_of_range", f"cloze.{name}={value}: must be at least {least}")
-        if not 0 <= self.dropped < 1:
-            raise UsageError("out_of_range", f"cloze.dropped={self.dropped}: must be at least 0 and below 1")
-
-
-def make_clozes(texts: Iterable[str], settings: ClozeSettings) -> Iterator[dict[str, Any]]:
+def make_clozes(texts: Iterable[str], settings: ClozeConfig) -> Iterator[dict[str, Any]]:
     """Rows of `tasks.question_answering`; each follows from the seed and its passage alone."""
     for text in texts:
         for passage in split_passages(text, settings.longest):
@@ -88,7 +67,7 @@ def split_passages(text: str, longest: int) -> Iterator[str]:
         yield text[begin:end].strip()
 
 
-def make_question(sentence: str, random: Random, settings: ClozeSettings) -> tuple[str, int, str] | None:
+def make_question(sentence: str, random: Random, settings: ClozeConfig) -> tuple[str, int, str] | None:
     """A question for some words of the sentence, where they begin in it, and they; None where it has too few words."""
     words = list(iter_words(sentence))
     if sum(word[0].isalnum() for _, word in words) < LEAST_WORDS:

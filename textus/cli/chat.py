@@ -1,45 +1,48 @@
-"""The verb `chat`: a conversation at the terminal, or with the lines of a pipe."""
+"""The command `chat`: a conversation at the terminal, or with the lines of a pipe."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from textus.cli.params import RunFolder, SamplingFlags
+from textus.cli.params import RunFolder, with_config
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 
 if TYPE_CHECKING:
     from textus.api.run import Run
+    from textus.generation.params import SamplingParams
     from textus.generation.streaming import DecodedStream
 
 COMMANDS = {
     "/help": "this list",
-    "/system TEXT": "begin with this system message; without a text, show it",
-    "/clear": "forget the conversation, but for the system message",
+    "/system TEXT": "set the system message; without a text, show it",
+    "/clear": "forget the conversation, except the system message",
     "/set NAME=VALUE": "change a setting, such as temperature=0.5; without one, show them",
     "/quit": "end, as Ctrl-D does; Ctrl-C stops an answer",
 }
 
 
-def chat(run: RunFolder, /, *, sampling: SamplingFlags = SamplingFlags()) -> None:
-    """Talk to a model; questions are typed, or come one a line from a pipe. At the terminal /help lists commands.
+@with_config("textus.generation.params")
+def chat(run: RunFolder, /, *, config: SamplingParams) -> None:
+    """Chat with a model; questions are typed, or read one per line from a pipe. At the terminal /help lists commands.
 
     Example: echo "What is a list?" | textus chat work/run --temperature 0.7
     """
     from textus.api import open_run
 
     opened = open_run(run)
-    if not opened.chats:
+    if not opened.supports_chat:
         why = (
             f"does not chat ({opened.chat_fault})"
             if opened.chat_fault
-            else ("was trained to continue texts, not to chat")
+            else "was trained to continue texts, not to chat"
         )
-        log_notice(f"{run} {why}: it answers with the line it expects next")
-    conversation = Conversation(opened, sampling.given())
+        log_notice(f"{run} {why}: it continues the conversation by one line")
+    conversation = Conversation(opened, config)
     typed = sys.stdin.isatty()
     for question in typed_lines() if typed else piped_lines():
         if typed and question.startswith("/"):
@@ -47,37 +50,37 @@ def chat(run: RunFolder, /, *, sampling: SamplingFlags = SamplingFlags()) -> Non
                 return
         elif typed:
             with contextlib.suppress(KeyboardInterrupt):
-                conversation.ask_kindly(question)
+                conversation.ask_at_terminal(question)
         else:
             conversation.ask(question)
 
 
 class Conversation:
-    """Messages so far, and the settings of the next answer."""
+    """Messages so far, and how the next answer is sampled."""
 
-    def __init__(self, run: Run, settings: dict[str, Any]) -> None:
-        self.run, self.settings = run, settings
+    def __init__(self, run: Run, params: SamplingParams) -> None:
+        self.run, self.params = run, params
         self.system = ""
         self.turns: list[dict[str, str]] = []
 
     def ask(self, question: str) -> None:
-        """Show the answer as it comes. Stopped by Ctrl-C, what came of it stays in the conversation."""
+        """Show the answer as it is generated. After Ctrl-C, the part shown stays in the conversation."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        asked = {"role": "user", "content": question}
-        pieces = self.run.stream_chat([*system, *self.turns, asked], **self.settings)
+        message = {"role": "user", "content": question}
+        pieces = self.run.stream_chat([*system, *self.turns, message], self.params)
         answer = ""
         try:
             for piece in pieces:
                 show(piece)
                 answer += piece
         finally:
-            self.turns += [asked, {"role": "assistant", "content": answer}]
+            self.turns += [message, {"role": "assistant", "content": answer}]
         show("\n")
-        if (full := full_context(pieces, self.settings, self.run)) or pieces.reason == "length":
+        if (full := context_notice(pieces, self.params, self.run)) or pieces.reason == "length":
             log_notice(full or f"… (cut at {pieces.n_tokens} tokens: --max-tokens)")
 
-    def ask_kindly(self, question: str) -> None:
-        """`ask` for somebody at the terminal: an error or Ctrl-C ends the answer, not the program."""
+    def ask_at_terminal(self, question: str) -> None:
+        """`ask` at the terminal: an error or Ctrl-C ends the answer, not the program."""
         try:
             self.ask(question)
         except UsageError as error:
@@ -102,44 +105,37 @@ class Conversation:
             self.set(rest)
         else:
             if name != "/help":
-                log_notice(f"unknown command {name}; these are known:")
+                log_notice(f"unknown command {name}; the commands are:")
             for form, what in COMMANDS.items():
                 log_notice(f"  {form:16s} {what}")
         return True
 
     def set(self, assignment: str) -> None:
-        """Change a setting of `generation.sampling.SamplingParams`; a wrong one changes nothing."""
-        from dataclasses import asdict
-
-        from textus.generation.sampling import sampling_params
+        """Change a field of `SamplingParams`; a wrong value changes nothing."""
+        from textus.generation.params import sampling_params
 
         name, equals, value = (part.strip() for part in assignment.partition("="))
         name = name.replace("-", "_")
-        now = asdict(sampling_params(self.settings))
         if equals:
             try:
-                changed = {**self.settings, name: _value(name, value)}
-                now = asdict(sampling_params(changed))
-                self.settings = changed
+                self.params = sampling_params(self.params, {name: parse_setting(name, value)})
             except UsageError as error:
                 log_notice(str(error))
                 return
-        log_notice(", ".join(f"{key}={setting!r}" for key, setting in now.items()))
+        log_notice(", ".join(f"{key}={setting!r}" for key, setting in asdict(self.params).items()))
 
 
-def full_context(pieces: DecodedStream, settings: dict[str, Any], run: Run) -> str:
-    """What to tell of a text that ended because the context is full; empty for every other."""
-    from textus.generation.sampling import sampling_params
-
-    if pieces.reason != "length" or pieces.n_tokens >= sampling_params(settings).max_tokens:
+def context_notice(pieces: DecodedStream, params: SamplingParams, run: Run) -> str:
+    """The notice for a text that ended because the context is full; empty for every other."""
+    if pieces.reason != "length" or pieces.n_tokens >= params.max_tokens:
         return ""
     context = run.model.config.context_length
     return f"… (cut at {pieces.n_tokens} tokens: the context of {context:,} is full; --sliding continues)"
 
 
-def _value(name: str, value: str) -> Any:
-    """A setting's value as typed, in the form that setting has."""
-    from textus.generation.sampling import SamplingParams
+def parse_setting(name: str, value: str) -> Any:
+    """A value as typed, in the type of the field of this name."""
+    from textus.generation.params import SamplingParams
 
     default = getattr(SamplingParams(), name, None)
     if isinstance(default, bool):
@@ -147,7 +143,7 @@ def _value(name: str, value: str) -> Any:
     if not isinstance(default, int | float):
         return value
     try:
-        return int(value) if isinstance(default, int) else float(value)
+        return type(default)(value)
     except ValueError as error:
         kind = "whole number" if isinstance(default, int) else "number"
         raise UsageError("invalid_value", f"{name}={value} is not a {kind}") from error
@@ -163,7 +159,7 @@ def typed_lines() -> Iterator[str]:
     """What is typed at a prompt, with line editing and history, until Ctrl-D; Ctrl-C clears the line."""
     with contextlib.suppress(ImportError):  # where it is missing, lines are not edited
         import readline  # noqa: F401 — input() uses it once it is imported
-    log_notice("ask; /help lists commands, Ctrl-D ends")
+    log_notice("type a message; /help lists commands, Ctrl-D ends")
     while True:
         try:
             if sys.stdout.isatty():

@@ -1,4 +1,4 @@
-"""Verbs on text: `corpus build|show|trace` and `tokenizer train|report`."""
+"""Commands on text: `corpus build|show|trace` and `tokenizer train|report`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.params import Assignments, CommandResult, CorpusFolder, Force, Json, Out, option
+from textus.cli.params import CommandResult, CorpusFolder, Force, Json, Out, Overrides, option
 
 Sources = Annotated[
     Path,
@@ -21,8 +21,8 @@ Sources = Annotated[
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TableFlags:
-    """How text and tables are read where it is not to be detected."""
+class TableOptions:
+    """How text and tables are read, if it is not to be detected."""
 
     columns: Annotated[
         str,
@@ -48,8 +48,8 @@ def corpus_build(
     split: Annotated[
         str, option("auto, hash:SHARE by document, tail:SHARE of the characters of each, or none.")
     ] = "auto",
-    tables: TableFlags = TableFlags(),
-    settings: Assignments = None,
+    tables: TableOptions = TableOptions(),
+    overrides: Overrides = None,
     force: Force = False,
     as_json: Json = False,
 ) -> CommandResult:
@@ -60,30 +60,29 @@ def corpus_build(
     from textus.api import build_corpus
 
     flags = asdict(tables)
-    corpus = build_corpus(*sources, out=out, split=split, settings=settings or [], force=force, **flags)
-    answer = shown(out)
+    corpus = build_corpus(*sources, out=out, split=split, overrides=overrides or [], force=force, **flags)
+    answer = corpus_summary(out)
     model = " --model encoder-decoder" if corpus.has_pairs else ""
     return CommandResult(
         answer.data, f"{answer.text}\nnext: textus train {out}{model} --preset 1min --out work/run"
     )
 
 
-def shown(corpus: Path) -> CommandResult:
-    """What a corpus holds."""
-    from textus.api import open_corpus
+def corpus_summary(corpus: Path) -> CommandResult:
+    """Statistics of a corpus."""
+    from textus.api import show_corpus
     from textus.cli import render
-    from textus.data.corpus import show
 
-    data = show(open_corpus(corpus))
+    data = show_corpus(corpus)
     return CommandResult(data, render.corpus(data))
 
 
 def corpus_show(corpus: CorpusFolder, /, *, as_json: Json = False) -> CommandResult:
-    """Tell what a corpus holds, and what was dropped and why.
+    """Show corpus statistics and dropped documents.
 
     Example: textus corpus show work/corpus
     """
-    return shown(corpus)
+    return corpus_summary(corpus)
 
 
 def corpus_trace(
@@ -93,15 +92,14 @@ def corpus_trace(
     *,
     as_json: Json = False,
 ) -> CommandResult:
-    """Tell where a document came from, what was done to it, why it was dropped.
+    """Show where a document came from, what was changed in it, why it was dropped.
 
     Example: textus corpus trace work/corpus books/notes.md
     """
-    from textus.api import open_corpus
+    from textus.api import trace_corpus
     from textus.cli import render
-    from textus.data.corpus import trace_document
 
-    data = trace_document(open_corpus(corpus), document)
+    data = trace_corpus(corpus, document)
     return CommandResult(data, render.render_trace(data))
 
 
@@ -122,18 +120,17 @@ def tokenizer_train(
     from textus.api import train_tokenizer
 
     train_tokenizer(corpus, out=out, kind=kind, vocab_size=vocab_size, force=force)
-    return reported(out, corpus)
+    return tokenizer_summary(out, corpus)
 
 
-def reported(tokenizer: Path, corpus: Path) -> CommandResult:
-    """How a tokenizer cuts a corpus."""
-    from textus.api import load_tokenizer, open_corpus
+def tokenizer_summary(tokenizer: Path, corpus: Path) -> CommandResult:
+    """How a tokenizer encodes a corpus."""
+    from textus.api import report_tokenizer
     from textus.cli import render
-    from textus.tokenizers import report
 
-    found = report(load_tokenizer(tokenizer), open_corpus(corpus).texts("train"))
-    data = {"tokenizer": str(tokenizer), "corpus": str(corpus), **found}
-    return CommandResult(data, render.figures(f"tokenizer {tokenizer}", found))
+    data = report_tokenizer(tokenizer, corpus)
+    figures = {name: value for name, value in data.items() if name not in ("tokenizer", "corpus")}
+    return CommandResult(data, render.figures(f"tokenizer {tokenizer}", figures))
 
 
 def tokenizer_report(
@@ -143,8 +140,8 @@ def tokenizer_report(
     *,
     as_json: Json = False,
 ) -> CommandResult:
-    """Tell how a tokenizer cuts a corpus: bytes a token, coverage, fertility.
+    """Show how a tokenizer encodes a corpus: bytes per token, coverage, fertility.
 
     Example: textus tokenizer report work/tokenizer work/corpus
     """
-    return reported(tokenizer, corpus)
+    return tokenizer_summary(tokenizer, corpus)

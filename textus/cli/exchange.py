@@ -1,4 +1,4 @@
-"""Verbs that bring models in and out: `import export pull`."""
+"""Commands that bring models in and out: `import export pull`."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def import_(
     force: Force = False,
     as_json: Json = False,
 ) -> CommandResult:
-    """Make a run of a model that was trained elsewhere.
+    """Make a run of a model that was trained with other software.
 
     Example: textus import models/qwen3 --out work/qwen3
     """
     from textus.api import import_model
 
-    return told(import_model(source, out=out, tokenizer=tokenizer, force=force))
+    return import_summary(import_model(source, out=out, tokenizer=tokenizer, force=force))
 
 
-def told(run: Any) -> CommandResult:
+def import_summary(run: Any) -> CommandResult:
     """Where the run is, what it came from, what to try next."""
     from textus.cli.render import plain
 
     record = run.record
     facts = {"family": record["family"], "task": record["task"], **record["imported"]}
     known = {name: value for name, value in facts.items() if value is not None and name != "files"}
-    verb = "chat" if run.chats else "show"
+    command = "chat" if run.supports_chat else "show"
     return CommandResult(
-        {"run": str(run.path), **facts}, f"{run.path}: {plain(known)}\nnext: textus {verb} {run.path}"
+        {"run": str(run.path), **facts}, f"{run.path}: {plain(known)}\nnext: textus {command} {run.path}"
     )
 
 
@@ -67,9 +67,9 @@ def export(
 
     Example: textus export work/run --to hf --out work/exported
     """
-    from textus.api import export_model
+    from textus.api import export as export_folder
 
-    data = export_model(run, to=to, out=out, argmax=argmax, force=force)
+    data = export_folder(run, to=to, out=out, argmax=argmax, force=force)
     what = "adapters of a" if to == "peft" else "as"
     return CommandResult(data, f"{out}: {run} {what} {data['architecture']} of transformers")
 
@@ -86,6 +86,6 @@ def pull(
 
     Example: textus pull smollm2 --out work/smollm2
     """
-    from textus.api import pull_model
+    from textus.api import pull as pull_run
 
-    return told(pull_model(name, out=out, force=force))
+    return import_summary(pull_run(name, out=out, force=force))

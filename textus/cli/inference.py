@@ -1,17 +1,16 @@
-"""Verbs that use runs: `generate evaluate compare serve show doctor verify`."""
+"""Commands that use runs: `generate evaluate compare serve show doctor verify`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from textus.cli.params import (
-    Asked,
     AsText,
     Columns,
     CommandResult,
@@ -21,22 +20,23 @@ from textus.cli.params import (
     Json,
     RowsOut,
     RunFolder,
-    SamplingFlags,
     SkipInvalid,
-    TaskEvalOptions,
-    TaskSettings,
+    TaskName,
     option,
-    task_settings,
+    with_config,
 )
 from textus.core import arguments
 from textus.core.arguments import note_on_interrupt
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
+from textus.core.requests import request_values
 
 if TYPE_CHECKING:
     from textus.api import Run
     from textus.data.labeled import Record
     from textus.data.read_options import ReadOptions
+    from textus.evaluation.config import EvalConfig, PredictConfig
+    from textus.generation.params import SamplingParams
 
 RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
 
@@ -44,7 +44,7 @@ RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ManyPrompts:
-    """Where prompts come from, beside the words that were typed, and where texts go."""
+    """Where prompts come from if they are not typed, and where texts go."""
 
     file: Annotated[
         Path | None,
@@ -78,11 +78,11 @@ class ManyPrompts:
         return None if self.out is None else typed_record(self.check(prompt))
 
     def check(self, prompt: str) -> str:
-        """A prompt as it was typed; UsageError for the name of a file."""
+        """A typed prompt; UsageError for the name of a file."""
         return arguments.check_text(prompt, forced=self.text, remedy="give a file of prompts with --file")
 
     def refuse(self) -> None:
-        """UsageError for flags that only a file of prompts has a use for."""
+        """UsageError for flags that apply to a file of prompts only."""
         given: dict[str, Any] = {"--out": self.out, "--force": self.force}
         if self.file is None:
             given |= {"--columns": self.columns, "--encoding": self.encoding}
@@ -94,6 +94,7 @@ class ManyPrompts:
                 )
 
 
+@with_config("textus.generation.params")
 def generate(
     run: RunFolder,
     prompt: Annotated[
@@ -106,11 +107,11 @@ def generate(
     ] = None,
     /,
     *,
-    sampling: SamplingFlags = SamplingFlags(),
+    config: SamplingParams,
     many: ManyPrompts = ManyPrompts(),
     as_json: Json = False,
 ) -> CommandResult | None:
-    """Continue a text, which is written as it comes, or each of many.
+    """Generate a continuation of a prompt, streamed to stdout, or of each of many.
 
     Example: textus generate work/run "Once upon a time" --temperature 0.8 --max-tokens 100
     """
@@ -120,26 +121,22 @@ def generate(
     given = many.given(prompt)
     opened = open_run(run)
     if given is not None and many.out is not None:
-        how: dict[str, Any] = {
-            "out": many.out,
-            "columns": many.columns,
-            "encoding": many.encoding,
-            "force": many.force,
-        }
-        found = generate_file(opened, given, **how, **sampling.given())
-        return CommandResult(found, f"{many.out}: {found['rows']:,} texts")
+        result = generate_file(
+            opened, given, out=many.out, columns=many.columns, encoding=many.encoding, force=many.force,
+            params=config,
+        )  # fmt: skip
+        return CommandResult(result, f"{many.out}: {result['rows']:,} texts")
     many.refuse()
     if given is not None:
-        return generate_many(opened, given, many, sampling, as_json=as_json)
-    text = many.check(prompt or "")
-    return generate_one(opened, text, sampling, as_json=as_json)
+        return generate_many(opened, given, many, config, as_json=as_json)
+    return generate_one(opened, many.check(prompt or ""), config, as_json=as_json)
 
 
-def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: bool) -> CommandResult | None:
-    """The text that follows one prompt, as it comes, or as one JSON object."""
-    from textus.cli.chat import full_context
+def generate_one(run: Run, prompt: str, params: SamplingParams, *, as_json: bool) -> CommandResult | None:
+    """The text that follows one prompt, as it is generated, or as one JSON object."""
+    from textus.cli.chat import context_notice
 
-    pieces = run.stream(prompt, **sampling.given())
+    pieces = run.stream(prompt, params)
     if as_json:
         text = "".join(pieces)
     else:
@@ -147,42 +144,40 @@ def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: boo
         for piece in pieces:
             write(piece)
         write("\n")
-    if full := full_context(pieces, sampling.given(), run):
+    if full := context_notice(pieces, params, run):
         log_notice(full)
     if not as_json:
         return None
-    found = {"run": str(run.path), "prompt": prompt, "text": text, "reason": pieces.reason}
-    return CommandResult({**found, "sampling": sampling.given()}, text)
+    result = {"run": str(run.path), "prompt": prompt, "text": text, "reason": pieces.reason}
+    return CommandResult({**result, "sampling": request_values(params)}, text)
 
 
 def generate_many(
-    run: Run, given: Path | list[Record], many: ManyPrompts, sampling: SamplingFlags, *, as_json: bool
+    run: Run, given: Path | list[Record], many: ManyPrompts, params: SamplingParams, *, as_json: bool
 ) -> CommandResult | None:
-    """Each prompt with what follows it, an empty line between; as they come, or as one JSON object."""
+    """Each prompt with what follows it, an empty line between; as they are generated, or as one JSON object."""
     from textus.data.read_options import ReadOptions
     from textus.generation.completion import complete, read_prompts, to_json
-    from textus.generation.sampling import sampling_params
 
-    run.refuse_task()
-    source, chosen = run.model.capabilities.needs_source, sampling_params(sampling.given())
+    run.require_language_model()
+    params.check()
+    source = run.model.capabilities.needs_source
     records: Iterable[Record] = given if isinstance(given, list) else ()
     if isinstance(given, Path):
-        options = run._text_options(given, ReadOptions(many.columns, many.encoding))
+        options = run.text_options(given, ReadOptions(many.columns, many.encoding))
         records = read_prompts(given, options, source=source)()
-    found = []
-    for number, (record, text) in enumerate(complete(run.model, run.tokenizer, records, chosen)):
+    texts = []
+    for number, (record, text) in enumerate(complete(run.model, run.tokenizer, records, params)):
         answer = to_json(record, text)
         if as_json:
-            found.append(answer)
+            texts.append(answer)
+        elif source:
+            write(f"{text}\n")
         else:
-            write(
-                ("\n" if number and not source else "") + ("" if source else answer["prompt"]) + f"{text}\n"
-            )
-    return (
-        CommandResult({"run": str(run.path), "sampling": sampling.given(), "texts": found}, "")
-        if as_json
-        else None
-    )
+            write(("\n" if number else "") + answer["prompt"] + f"{text}\n")
+    if not as_json:
+        return None
+    return CommandResult({"run": str(run.path), "sampling": request_values(params), "texts": texts}, "")
 
 
 def write(text: str) -> None:
@@ -191,87 +186,41 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-Ensemble = Annotated[
-    str | None, option("Put the answers of several runs together: mean, vote, or soup (of weights).")
-]
-
-
+@with_config("textus.evaluation.config")
 def evaluate(
     *runs: RunFolders,
     on: Annotated[
         Path | None,
         option(
-            "A text file, of a fine-tuned run labelled rows; without it, the validation split.",
+            "A text file, or labelled rows for a fine-tuned run; without it, the validation split.",
             metavar="FILE",
         ),
     ] = None,
-    stride: Annotated[
-        int | None, option("Score in overlapping windows this many tokens apart: another figure, named so.")
+    config: EvalConfig,
+    out: Annotated[
+        Path | None,
+        option("Write a page with pictures, and the figures (HTML, JSON) here.", metavar="FOLDER"),
     ] = None,
-    task: TaskEvalOptions = TaskEvalOptions(),
-    asked: Annotated[
-        str | None,
-        option(
-            "Which task, of a run that has learnt several; or similarity: scored pairs of texts, of any run with"
-            " states.",
-            "--task",
-            "NAME",
-        ),
-    ] = None,
-    settings: TaskSettings = None,
-    ensemble: Ensemble = None,
     as_json: Json = False,
 ) -> CommandResult:
     """Measure a model: bits per byte with its interval, perplexity, repetition; fine-tuned runs by their task.
 
     Example: textus evaluate work/run --on notes.txt --json
     """
-    from textus.api import evaluate_together, open_run
+    from textus import api
     from textus.cli import render
 
-    if not runs or (len(runs) > 1 and not ensemble):
+    if not runs or (len(runs) > 1 and not config.ensemble):
         raise UsageError(
             "invalid_arguments",
             "evaluate takes one run, or several with --ensemble mean; to rank runs: textus compare",
         )
-    if settings and not asked:
-        raise UsageError("option_not_applicable", f"--set {settings[0]}: goes with --task similarity alone")
-    if ensemble:
-        refuse_with_ensemble(ensemble, task, settings, on, stride)
-        assert on is not None
-        found = evaluate_together(runs, on, ensemble=ensemble, task=asked, **task.given())
-        return CommandResult(found, render.task_scores(found))
-    opened, page = open_run(runs[0]), f"\npage: {task.out / 'evaluation.html'}" if task.out else ""
-    if asked or opened.tasks:
-        words = task.given() | {"task": asked, "settings": task_settings(settings)}
-        found = opened.evaluate(on, stride=stride, **words)
-        return CommandResult(found, render.task_scores(found) + page)
-    task.refuse(runs[0])
-    data = opened.evaluate(on, stride=stride, out=task.out, encoding=task.encoding, columns=task.columns)
-    return CommandResult(data, render.evaluation(data) + page)
-
-
-def refuse_with_ensemble(
-    ensemble: str, task: TaskEvalOptions, settings: list[str] | None, on: Path | None, stride: int | None
-) -> None:
-    """UsageError for flags that an ensemble has no use for, and where it lacks rows."""
-    if task.entities:
-        raise UsageError(
-            "option_not_applicable",
-            f"--entities {task.entities}: goes with one relations run, not with --ensemble",
-        )
-    if settings:
-        raise UsageError(
-            "option_not_applicable",
-            f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out",
-        )
-    if on is None:
-        raise UsageError("missing_argument", f"--ensemble {ensemble}: give labelled rows, --on FILE")
-    if stride is not None:
-        raise UsageError(
-            "option_not_applicable",
-            f"--stride {stride}: goes with a model of text, not with --ensemble; leave it out",
-        )
+    if config.ensemble:
+        result = api.ensemble_evaluate(runs, on, out=out, config=config)
+        return CommandResult(result, render.task_scores(result))
+    result = api.evaluate(runs[0], on, out=out, config=config)
+    scores = render.evaluation(result) if "bits_per_byte" in result else render.task_scores(result)
+    return CommandResult(result, scores + (f"\npage: {out / 'evaluation.html'}" if out else ""))
 
 
 def robustness(
@@ -282,56 +231,26 @@ def robustness(
     columns: Columns = None,
     encoding: Encoding = None,
     vectors: Annotated[
-        Path | None, option("Word vectors whose nearest are taken for synonyms, not WordNet.", metavar="FILE")
+        Path | None,
+        option("Word vectors whose nearest neighbours are used as synonyms, not WordNet.", metavar="FILE"),
     ] = None,
-    task: Asked = None,
+    task: TaskName = None,
     as_json: Json = False,
 ) -> CommandResult:
-    """What a fine-tuned run loses on rows with typos, synonyms, other case and spacing, irrelevant sentences.
+    """Measure what a fine-tuned run loses on rows with typos, synonyms, other case and spacing, irrelevant sentences.
 
     Example: textus robustness work/reviews --on test.csv
     """
-    from textus.api import open_run
+    from textus import api
     from textus.cli import render
 
-    found = open_run(run).robustness(on, columns=columns, encoding=encoding, vectors=vectors, task=task)
-    return CommandResult(found, render.robustness(found))
+    result = api.robustness(run, on, columns=columns, encoding=encoding, vectors=vectors, task=task)
+    return CommandResult(result, render.robustness(result))
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class ReadAsTrained:
-    """How a file is read; what is left out is as the run was trained where the file fits that, else detected."""
-
-    columns: Annotated[
-        str | None,
-        option(
-            "Which columns are the fields: text=review, or without a header 0=text. [default: as the run was trained]"
-        ),
-    ] = None
-    encoding: Annotated[
-        str | None,
-        option("The file's encoding, such as cp1250. [default: as the run was trained, or detected]"),
-    ] = None
-    skip_invalid: SkipInvalid = None
-
-    def options(self, given: Any) -> dict[str, str | None]:
-        """As keywords of `Run.predict`; UsageError where they are given for what is no file."""
-        from textus.data.inputs import Records
-
-        values = asdict(self)
-        for name, value in values.items():
-            piped = isinstance(given, Records) and name != "skip_invalid"
-            if value and not (piped or isinstance(given, Path)):
-                flag = name.replace("_", "-")
-                raise UsageError(
-                    "option_not_applicable", f"--{flag} {value}: goes with a file of rows; leave it out"
-                )
-        return values
-
-
+@with_config("textus.evaluation.config")
 def predict(
-    *words: Annotated[
+    *inputs: Annotated[
         str,
         Parameter(
             name="RUN… FILE|TEXT",
@@ -344,73 +263,86 @@ def predict(
     ] = None,
     text: AsText = False,
     out: RowsOut = None,
-    ensemble: Ensemble = None,
-    read: ReadAsTrained = ReadAsTrained(),
-    task: Asked = None,
+    config: PredictConfig,
     force: ForceFile = False,
     as_json: Json = False,
 ) -> CommandResult:
-    """Answer for a text, or for each row of a file, with a fine-tuned run or several.
+    """Predict for a text, or for each row of a file, with a fine-tuned run or several.
 
     Example: textus predict work/reviews test.csv --out work/predictions.csv
     """
-    from textus.api import answered, open_run, predict_together
+    from textus import api
     from textus.cli import render
     from textus.data.inputs import record_location
 
-    runs, given = runs_and_input(words, read, text=text, text_pair=text_pair, ensemble=ensemble)
+    runs, given = runs_and_input(inputs, config, text=text, text_pair=text_pair)
     if force and out is None:
         raise UsageError("option_not_applicable", "--force: goes with --out FILE; leave it out")
-    options = read.options(given)
-    about: dict[str, Any] = {"runs": runs, "ensemble": ensemble} if ensemble else {"run": runs[0]}
+    check_file_options(config, given)
+    about: dict[str, Any] = (
+        {"runs": runs, "ensemble": config.ensemble} if config.ensemble else {"run": runs[0]}
+    )
     if out is not None:
-        how: dict[str, Any] = {"out": out, "task": task, **options, "force": force}
-        if ensemble:
-            written = predict_together(runs, given, ensemble=ensemble, **how)
-        else:
-            written = open_run(runs[0]).predict_file(given, **how)
+        written = (
+            api.ensemble_predict(runs, given, out=out, config=config, force=force)
+            if config.ensemble
+            else api.predict(runs[0], given, out=out, config=config, force=force)
+        )
         return CommandResult(written, f"{out}: {written['rows']:,} rows answered")
     if isinstance(given, list) and isinstance(given[0], str | tuple):
-        if ensemble:
-            found = predict_together(runs, given, ensemble=ensemble, task=task)
-        else:
-            found = open_run(runs[0]).predict(given, task=task)
-        return CommandResult({**about, "answers": found}, render.answers(found))
-    with note_on_interrupt("nothing is kept without --out FILE; begin anew with the same command"):
-        rows = list(answered(runs, given, ensemble=ensemble, task=task, **options))
-    data = [record_location(record) | told for record, told in rows]
+        answers = (
+            api.ensemble_predict(runs, given, config=config)
+            if config.ensemble
+            else api.predict(runs[0], given, config=config)
+        )
+        return CommandResult({**about, "answers": answers}, render.answers(answers))
+    with note_on_interrupt("nothing is kept without --out FILE; start again with the same command"):
+        rows = list(api.iter_predictions(runs, given, config))
+    data = [record_location(record) | answer for record, answer in rows]
     return CommandResult(
         {**about, "answers": data}, render.answers(data, [record.values for record, _ in rows])
     )
 
 
+def check_file_options(config: PredictConfig, given: Any) -> None:
+    """UsageError for options of a file where the input is none; a pipe may be a table."""
+    from textus.data.inputs import Records
+
+    for name in ("columns", "encoding", "skip_invalid"):
+        piped = isinstance(given, Records) and name != "skip_invalid"
+        if (value := getattr(config, name)) and not (piped or isinstance(given, Path)):
+            raise UsageError(
+                "option_not_applicable",
+                f"--{name.replace('_', '-')} {value}: goes with a file of rows; leave it out",
+            )
+
+
 def runs_and_input(
-    words: Sequence[str], read: ReadAsTrained, *, text: bool, text_pair: str | None, ensemble: str | None
+    inputs: Sequence[str], config: PredictConfig, *, text: bool, text_pair: str | None
 ) -> tuple[list[str], Any]:
-    """The run folders and what is to be answered: a file, the lines of a pipe, or a text."""
-    alone = len(words) == 1 or (bool(ensemble) and is_run(words[-1]))
-    if words and alone and not text and arguments.is_piped():
-        words = [*words, "-"]
-    if len(words) < 2 or (len(words) > 2 and not ensemble):
+    """The run folders and the input: a file, the lines of a pipe, or a text."""
+    alone = len(inputs) == 1 or (bool(config.ensemble) and is_run(inputs[-1]))
+    if inputs and alone and not text and arguments.is_piped():
+        inputs = [*inputs, "-"]
+    if len(inputs) < 2 or (len(inputs) > 2 and not config.ensemble):
         raise UsageError(
             "invalid_arguments",
             "predict takes a run and a text or file; several runs need --ensemble mean, vote or soup",
         )
-    *runs, what = words
-    if what in ("-", arguments.STDIN) and not text:
+    *runs, last = inputs
+    if last in ("-", arguments.STDIN) and not text:
         if text_pair is not None:
             raise UsageError("option_not_applicable", "--text-pair goes with a text, not with standard input")
         from textus.api import open_run
-        from textus.data.read_options import ReadOptions, run_read_options
+        from textus.data.read_options import run_read_options
 
-        trained = run_read_options(open_run(runs[0]).record)
-        return runs, piped_records(ReadOptions(read.columns, read.encoding), trained)
-    given = arguments.text_or_file(what, forced=text)
+        return runs, piped_records(config, run_read_options(open_run(runs[0]).record))
+    given = arguments.text_or_file(last, forced=text)
     if isinstance(given, Path):
         if text_pair is not None:
             raise UsageError(
                 "option_not_applicable",
-                f"--text-pair goes with a text; {what} is a file, whose rows have both texts",
+                f"--text-pair goes with a text; {last} is a file, whose rows have both texts",
             )
         return runs, given
     return runs, [given if text_pair is None else (given, text_pair)]
@@ -424,16 +356,16 @@ def piped_records(*options: ReadOptions, empty: bool = False) -> list[Record]:
 
 
 def typed_record(text: str) -> list[Record]:
-    """A text that was typed, as the one row to be answered."""
+    """A typed text as a row."""
     from textus.data.inputs import Records
     from textus.data.labeled import Record
 
     return Records([Record({"prompt": text}, "text 1")])
 
 
-def is_run(word: str) -> bool:
-    """Whether a word names a run folder."""
-    return (Path(word) / "run.json").is_file()
+def is_run(argument: str) -> bool:
+    """Whether an argument names a run folder."""
+    return (Path(argument) / "run.json").is_file()
 
 
 def triples(
@@ -450,17 +382,17 @@ def triples(
     force: Force = False,
     as_json: Json = False,
 ) -> CommandResult:
-    """Find triples (head, relation, tail) in raw text, each with its document and places, as a graph.
+    """Extract triples (head, relation, tail) from raw text, each with its document and offsets, as a graph.
 
     Example: textus triples news.jsonl --entities work/tagger --relations work/relations --out graph.graphml
     """
-    from textus.api import open_run
+    from textus import api
     from textus.cli import render
 
-    found = open_run(relations).triples(
-        file, entities=entities, columns=columns, encoding=encoding, out=out, force=force
+    result = api.triples(
+        file, entities=entities, relations=relations, columns=columns, encoding=encoding, out=out, force=force
     )
-    return CommandResult(found, render.triples(found) + (f"\n{out}" if out else ""))
+    return CommandResult(result, render.triples(result) + (f"\n{out}" if out else ""))
 
 
 def compare(
@@ -468,7 +400,7 @@ def compare(
     on: Annotated[
         Path | None,
         option(
-            "A text file, of fine-tuned runs labelled rows; without it, the validation split all runs share.",
+            "A text file, or labelled rows for fine-tuned runs; without it, the validation split all runs share.",
             metavar="FILE",
         ),
     ] = None,
@@ -477,11 +409,11 @@ def compare(
     ] = None,
     columns: Columns = None,
     encoding: Encoding = None,
-    task: Asked = None,
+    task: TaskName = None,
     skip_invalid: SkipInvalid = None,
     as_json: Json = False,
 ) -> CommandResult:
-    """Put runs on one ruler: bits per byte on the same text, or a task's figures on the same rows; seconds, memory.
+    """Compare runs: bits per byte on the same text, or a task's scores on the same rows; seconds, memory.
 
     Example: textus compare work/ngram work/run --on notes.txt
     """
@@ -492,16 +424,12 @@ def compare(
         raise UsageError(
             "missing_argument", "compare needs at least one run folder: textus compare RUN RUN --on FILE"
         )
-    how: dict[str, Any] = {
-        "columns": columns,
-        "encoding": encoding,
-        "task": task,
-        "skip_invalid": skip_invalid,
-    }
-    data = api.compare(runs, on=on, out=out, **how)
+    data = api.compare(
+        runs, on=on, out=out, columns=columns, encoding=encoding, task=task, skip_invalid=skip_invalid
+    )
     report = f"\npage: {out / 'comparison.html'}" if out else ""
-    said = render.task_comparison(data) if "runs" in data else render.comparison(data)
-    return CommandResult(data, said + report)
+    text = render.task_comparison(data) if "runs" in data else render.comparison(data)
+    return CommandResult(data, text + report)
 
 
 def serve(
@@ -524,32 +452,15 @@ def serve(
 
     Example: textus serve work/run --port 8000
     """
-    from textus.api import named, open_run
-    from textus.serving import ServedModel
-    from textus.serving import serve as start
+    from textus import api
 
     if not runs:
         raise UsageError("missing_argument", "serve needs at least one run folder: textus serve RUN")
-    opened = [open_run(run) for run in runs]
-    for run in opened:
-        run.refuse_task()  # before any weights are read
-    served = [
-        ServedModel(
-            name=name,
-            model=run.model,
-            tokenizer=run.tokenizer,
-            created=int((run.path / "run.json").stat().st_mtime),
-            chat=run.chats,
-            chat_fault=run.chat_fault,
-            context_length=run.model.config.context_length,
-        )
-        for name, run in named(opened).items()
-    ]
-    start(served, host=host, port=port, hosts=allow_host or (), origins=allow_origin or ())
+    api.serve(*runs, host=host, port=port, allow_host=allow_host or (), allow_origin=allow_origin or ())
 
 
 def show(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:
-    """Look into a run: layers, shapes, parameters, FLOPs, a Mermaid diagram.
+    """Show a run: layers, shapes, parameters, FLOPs, a Mermaid diagram.
 
     Example: textus show work/run
     """
@@ -562,7 +473,7 @@ def show(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:
 
 
 def doctor(*, as_json: Json = False) -> CommandResult:
-    """Tell versions, extras, what this machine can do, its measured matrix rate.
+    """Show versions, optional packages, what this machine can do, its measured matrix rate.
 
     Example: textus doctor
     """
@@ -581,4 +492,4 @@ def verify(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:
     from textus import api
 
     data = api.verify(run)
-    return CommandResult(data, f"{run}: every file is as it was written")
+    return CommandResult(data, f"{run}: all files match their SHA-256")

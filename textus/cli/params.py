@@ -1,20 +1,33 @@
-"""What the verbs share: their answer, and the flags that more than one of them takes."""
+"""What the commands share: their result, flags that several of them take, and flags made of request objects."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, make_dataclass
+from functools import cached_property, partial, update_wrapper
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
 
-from textus.core.errors import UsageError
-from textus.core.names import unknown_name_error
+from textus.core import requests
+from textus.core.requests import (
+    build_request,
+    flag_of,
+    options_of,
+    read_toml,
+    request_values,
+    to_toml,
+)
+from textus.data.read_options import ReadOptions
+from textus.tasks.config import TaskOverrides
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a verb found: `data` is the one object of `--json`, `text` is the same for people."""
+    """The result of a command: `data` is the one object of `--json`, `text` is the same for people."""
 
     data: dict[str, Any]
     text: str
@@ -31,18 +44,24 @@ def option(help: str, name: str | None = None, metavar: str | None = None) -> Pa
     return Parameter(name=name, negative=(), help=help, metavar=metavar)
 
 
+def field_option(request: type, name: str) -> Parameter:
+    """The flag of one field of a request object, for commands that take it alone."""
+    (found,) = (each for each in options_of(request) if each.name == name)
+    return option(found.metadata["help"], flag_of(found), found.metadata["metavar"])
+
+
 Json = Annotated[
     bool, flag("Write one JSON object to standard output, everything else to standard error.", "--json")
 ]
 Force = Annotated[bool, flag("Replace the output folder if it exists.")]
 ForceFile = Annotated[bool, flag("Replace the output file if it exists.", "--force")]
 AsText = Annotated[
-    bool, flag("Take the words for the text itself, also where they look like a path.", "--text")
+    bool, flag("Take the argument as the text itself, even if it looks like a path.", "--text")
 ]
 RowsOut = Annotated[
     Path | None,
     option(
-        "Write a row each to this file, .csv, .tsv or .jsonl; the same command continues after a kill.",
+        "Write one row per input to this file, .csv, .tsv or .jsonl; the same command continues after a kill.",
         metavar="FILE",
     ),
 ]
@@ -52,147 +71,120 @@ CorpusFolder = Annotated[
     Path, Parameter(name="CORPUS", help="A corpus folder, as 'textus corpus build' writes it.")
 ]
 Rows = Annotated[
-    Path, Parameter(name="DATA", help="Labelled rows: csv, tsv, jsonl, json, parquet, a folder a class.")
+    Path, Parameter(name="DATA", help="Labelled rows: csv, tsv, jsonl, json, parquet, or a folder per class.")
 ]
-Columns = Annotated[
-    str | None,
-    option("Which columns are the fields: text=review,label=stars, or without a header 0=text,1=label."),
-]
-Encoding = Annotated[
-    str | None, option("The encoding of the files of rows, such as cp1250 or gb18030; detected if left out.")
-]
-SkipInvalid = Annotated[
-    str | None,
-    option(
-        "Leave out rows that cannot be used, up to a share (5%) or all; else they are refused.",
-        metavar="N%",
-    ),
-]
-Assignments = Annotated[
-    list[str] | None,
-    option("Set any field of any config, such as model.n_layer=2; may be repeated.", "--set", "PATH=VALUE"),
-]
-
-Asked = Annotated[str | None, option("Which task, of runs that have learnt several.", "--task", "NAME")]
-TaskSettings = Annotated[
-    list[str] | None,
-    option(
-        "Set a field of a task not learnt, such as task.pooling=cls; may be repeated.", "--set", "PATH=VALUE"
-    ),
-]
+Columns = Annotated[str | None, field_option(ReadOptions, "columns")]
+Encoding = Annotated[str | None, field_option(ReadOptions, "encoding")]
+SkipInvalid = Annotated[str | None, field_option(ReadOptions, "skip_invalid")]
+Overrides = Annotated[list[str] | None, field_option(requests.Overrides, "overrides")]
+TaskSettings = Annotated[list[str] | None, field_option(TaskOverrides, "overrides")]
+TaskName = Annotated[str | None, option("Which task, of runs with several.", "--task", "NAME")]
 
 
-def task_settings(assignments: list[str] | None) -> list[str]:
-    """Assignments without the name of their group; UsageError for another group."""
-    for each in assignments or []:
-        if not each.startswith("task."):
-            raise unknown_name_error("group of settings", each.partition(".")[0], ["task"])
-    return [each.removeprefix("task.") for each in assignments or []]
+# ── the flags of request objects ───────────────────────────────────────────────────────────────
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class SamplingFlags:
-    """How the next token is chosen; a flag that is not given keeps the default of `SamplingParams`."""
+class ConfigCommand:
+    """A command whose parameter `config` is a request object: its fields become flags, and with them come --config and
+    --print-config. The request is made of the flags, then of the file, then of the defaults.
 
-    temperature: Annotated[float | None, option("Spread of the choice; 0 is greedy. [default: 0.8]")] = None
-    max_tokens: Annotated[int | None, option("Tokens to write at most. [default: 200]")] = None
-    seed: Annotated[int | None, option("The same seed writes the same text. [default: 0]")] = None
-    top_k: Annotated[int | None, option("Choose among the k likeliest tokens; 0 is all.")] = None
-    top_p: Annotated[
-        float | None, option("Choose among the likeliest tokens that together hold this probability.")
-    ] = None
-    min_p: Annotated[
-        float | None, option("Leave out tokens below this share of the likeliest one's probability.")
-    ] = None
-    repetition_penalty: Annotated[
-        float | None, option("Above 1, tokens already used become less likely.")
-    ] = None
-    stop: Annotated[list[str] | None, option("Stop before this text; may be repeated.")] = None
-    sliding: Annotated[
-        bool, option("Where the context is full, continue without the first half of the text; else it ends.")
-    ] = False
+    The request class is imported, and the flags are made, when the command is parsed.
+    """
 
-    def given(self) -> dict[str, Any]:
-        """The flags that were given, as keywords of `generation.sampling.SamplingParams`."""
-        values = {
-            name: value for name, value in asdict(self).items() if value is not None and value is not False
-        }
-        if "stop" in values:
-            values["stop"] = tuple(values["stop"])
-        return values
+    def __init__(self, command: Callable[..., Any], module: str) -> None:
+        update_wrapper(self, command, assigned=("__module__", "__name__", "__doc__"))
+        self.command, self.module = command, module
 
+    @cached_property
+    def request(self) -> Any:
+        """The request class, by the name that the command's annotation has."""
+        return getattr(import_module(self.module), self.command.__annotations__["config"])
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class BudgetOptions:
-    """How much to train: a time budget, a depth, or a number of steps."""
+    @cached_property
+    def flags(self) -> Any:
+        """The class of its flags."""
+        return flags_of(self.request)
 
-    preset: Annotated[
-        str | None, option("Time budget: 1min, 10min, 1h, overnight, or such as 3min; measures this machine.")
-    ] = None
-    depth: Annotated[int | None, option("Layers; width, rates and steps follow from it.")] = None
-    steps: Annotated[int | None, option("Optimiser steps, from a fixed table, nothing measured.")] = None
-    checkpoint_every: Annotated[int | None, option("Steps between checkpoints.")] = None
-    choices: Annotated[
-        Path | None,
-        option("Reuse what another run chose by measuring: the same bytes come out.", metavar="RUN"),
-    ] = None
+    @property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
+        names = {self.request.__name__: Annotated[self.flags, Parameter(name="*")]}
+        return get_type_hints(self.command, localns=names, include_extras=True)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        signature = inspect.signature(self.command)
+        parameters = [
+            parameter.replace(default=self.flags()) if parameter.name == "config" else parameter
+            for parameter in signature.parameters.values()
+        ]
+        return signature.replace(parameters=parameters)
+
+    def __call__(self, *arguments: Any, config: Any = None, **others: Any) -> Any:
+        flags = self.flags() if config is None else config
+        file = {} if flags.config is None else read_toml(flags.config, "--config")
+        request = build_request(self.request, None, file, f"--config {flags.config}: ")
+        request = build_request(self.request, request, given_flags(self.request, flags), "--")
+        if flags.print_config:
+            return CommandResult(request_values(request), to_toml(request))
+        return self.command(*arguments, config=request, **others)
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class TaskEvalOptions:
-    """How fine-tuned runs are measured by their task."""
+def with_config(module: str) -> Callable[[Callable[..., Any]], ConfigCommand]:
+    """`ConfigCommand` of a command; `module` is where the class of its parameter `config` is defined."""
+    return partial(ConfigCommand, module=module)
 
-    columns: Annotated[
-        str | None, option("Which columns of a table are the fields: text=review,label=stars.")
-    ] = None
-    by: Annotated[
-        list[str] | None,
-        option("Figures by the values of a column, or by 'length'; may be repeated.", "--slice", "COLUMN"),
-    ] = None
-    no_baselines: Annotated[
-        bool,
-        flag(
-            "Skip the baselines (the linear one is otherwise trained and cached on first evaluation).",
-            "--no-baselines",
-        ),
-    ] = False
-    out: Annotated[
-        Path | None,
-        option("Write a page with pictures, and the figures (HTML, JSON) here.", metavar="FOLDER"),
-    ] = None
 
-    encoding: Encoding = None
-    skip_invalid: SkipInvalid = None
-    entities: Annotated[
-        Path | None,
-        option("Of a relations run: find the entities by this tagging run, in the raw text.", metavar="RUN"),
-    ] = None
+def flags_of(request: type) -> type:
+    """A dataclass that the parser fills: a flag for each option of a request, None or False where it is not given."""
+    hints, members = get_type_hints(request), list[tuple[str, Any, Any]]()
+    for each in options_of(request):
+        kind, default = hints[each.name], each.default
+        text = each.metadata["help"]
+        if default not in (None, False, True, "", ()):
+            shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+            text += f" [default: {shown}]"
+        if kind is bool:
+            name = f"--no-{each.name.replace('_', '-')}" if default else flag_of(each)
+            text = f"Leave out: {text}" if default else text
+            members.append((each.name, Annotated[bool, flag(text, name)], False))
+        else:
+            parameter = option(text, flag_of(each), each.metadata["metavar"])
+            members.append((each.name, Annotated[flag_kind(kind) | None, parameter], None))
+    file = option("Take options from this TOML file; flags have precedence.", "--config", "FILE")
+    members.append(("config", Annotated[Path | None, file], None))
+    print_config = flag("Print the options as TOML for --config, and do nothing else.", "--print-config")
+    members.append(("print_config", Annotated[bool, print_config], False))
+    annotated = [(name, kind, field(default=default)) for name, kind, default in members]
+    return make_dataclass(
+        f"{request.__name__}Flags", annotated, frozen=True, namespace={"__module__": __name__}
+    )
 
-    def given(self) -> dict[str, Any]:
-        """As keywords of `Run.evaluate_task`."""
-        more: dict[str, Any] = {"entities": self.entities} if self.entities else {}
-        if self.skip_invalid:
-            more["skip_invalid"] = self.skip_invalid
-        return {
-            "columns": self.columns,
-            "encoding": self.encoding,
-            "by": self.by or (),
-            "baselines": not self.no_baselines,
-            "out": self.out,
-        } | more
 
-    def refuse(self, run: Path) -> None:
-        """UsageError for a flag that a run without a task has no use for."""
-        given = {
-            "--slice": self.by,
-            "--no-baselines": self.no_baselines,
-            "--entities": self.entities,
-            "--skip-invalid": self.skip_invalid,
-        }
-        if wrong := [name for name, value in given.items() if value]:
-            raise UsageError(
-                "option_not_applicable", f"{wrong[0]}: {run} was not fine-tuned for a task; leave it out"
-            )
+def flag_kind(kind: Any) -> Any:
+    """The type in which a flag is parsed: numbers, paths and strings as they are, `tuple[str, ...]` as a list of
+    repeated flags, all other types as one string.
+    """
+    kinds = (
+        [each for each in get_args(kind) if each is not type(None)]
+        if get_origin(kind) is not tuple
+        else [kind]
+    )
+    if kind == tuple[str, ...]:
+        return list[str]
+    single = kinds[0] if len(kinds) == 1 else kind
+    return single if single in (int, float, str, Path) else str
+
+
+def given_flags(request: type, flags: Any) -> dict[str, Any]:
+    """The options that flags were given for; numbers separated by commas are split."""
+    hints, values = get_type_hints(request), dict[str, Any]()
+    for each in options_of(request):
+        value = getattr(flags, each.name)
+        if value is None or value is False:
+            continue
+        if hints[each.name] is bool:
+            value = not each.default
+        elif get_origin(hints[each.name]) is tuple and isinstance(value, str):
+            value = value.split(",")
+        values[each.name] = value
+    return values

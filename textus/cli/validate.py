@@ -1,55 +1,31 @@
-"""The verb that checks labelled rows before a model is trained on them: `validate`."""
+"""The command `validate`: labelled rows are checked before a model is trained on them."""
 
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from textus.cli.params import (
-    Columns,
-    CommandResult,
-    Encoding,
-    Json,
-    Rows,
-    TaskSettings,
-    option,
-    task_settings,
-)
+from textus.cli.params import CommandResult, Json, Rows, with_config
+from textus.core.requests import as_arguments
+
+if TYPE_CHECKING:
+    from textus.tasks.config import ValidateConfig
 
 MOST_LINES = 50
-"""So many kinds of bad rows, or classes, are listed for people; --json has all."""
+"""Kinds of bad rows, or classes, listed at most; --json has all."""
 
 
-def validate(
-    data: Rows,
-    /,
-    *,
-    task: Annotated[str, option("What the rows are for (an unknown one lists all).")] = "classification",
-    dev: Annotated[Path | None, option("Rows that choose the weights.", metavar="FILE")] = None,
-    test: Annotated[Path | None, option("Rows the model is measured on.", metavar="FILE")] = None,
-    start: Annotated[
-        Path | None, option("The run to fine-tune: lengths are counted in its tokens.", "--from", "RUN")
-    ] = None,
-    model: Annotated[str | None, option("Or the family of a new model: lstm, encoder, decoder, …")] = None,
-    columns: Columns = None,
-    encoding: Encoding = None,
-    settings: TaskSettings = None,
-    as_json: Json = False,
-) -> CommandResult:
+@with_config("textus.tasks.config")
+def validate(data: Rows, /, *, config: ValidateConfig, as_json: Json = False) -> CommandResult:
     """Check labelled rows before a model is trained on them: all bad rows, labels, duplicates, lengths, leakage.
 
     Example: textus validate reviews.csv --dev dev.csv
     """
     from textus import api
 
-    report = api.validate(
-        data, task=task, dev=dev, test=test, start=start, model=model, columns=columns, encoding=encoding,
-        settings=task_settings(settings),
-    )  # fmt: skip
-    flags = {"--dev": dev, "--from": start, "--model": model, "--columns": columns, "--encoding": encoding}
-    given = [(name, str(value)) for name, value in flags.items() if value is not None]
-    given += [("--set", assignment) for assignment in settings or []]
+    report = api.validate(data, config=config)
+    given = as_arguments(replace(config, task=report["task"], test=None))
     lines = [*page(report), f"next: {next_step(report, given)}"]
     return CommandResult(report, "\n".join(lines), 0 if report["ok"] else 1)
 
@@ -84,14 +60,13 @@ def page(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def next_step(report: dict[str, Any], given: list[tuple[str, str]]) -> str:
-    """What to do now: the `finetune` that reads the rows as they were checked, by the flags that were `given`."""
+def next_step(report: dict[str, Any], given: list[str]) -> str:
+    """What to do now: the `finetune` that reads the rows as they were checked, with the flags that were `given`."""
     remedy, more = remedy_of(report)
-    words = ["textus", "finetune", report["data"], "--task", report["task"]]
-    if not {"--from", "--model"} & {name for name, _ in given}:
-        words += ["--from", "RUN"]
-    words += [word for pair in given for word in pair]
-    return f"{remedy}{shlex.join(words)} --out FOLDER{more}"
+    command = ["textus", "finetune", report["data"], *given]
+    if not {"--from", "--model"} & set(given):
+        command += ["--from", "RUN"]
+    return f"{remedy}{shlex.join(command)} --out FOLDER{more}"
 
 
 def remedy_of(report: dict[str, Any]) -> tuple[str, str]:

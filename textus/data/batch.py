@@ -64,7 +64,7 @@ class Batch:
         return self._map_tensors(lambda tensor: tensor[low:high])
 
     def _map_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **changed)
 

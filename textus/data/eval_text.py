@@ -1,4 +1,4 @@
-"""What a model is measured on: strings, a file, a split of a corpus, pairs of texts; read as often as asked."""
+"""Texts for evaluation: strings, a file, a split of a corpus, pairs of texts; read as often as needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from textus.data.corpus.tables import MissingColumnError, ReadConfig, parse_colu
 
 @dataclass(frozen=True)
 class TextChunk:
-    """A stretch of text; one that `continues` belongs to the document before it. `source` is a pair's source text."""
+    """A stretch of text; if it `continues`, it belongs to the document before it. `source` is a pair's source text."""
 
     text: str
     continues: bool = False
@@ -28,7 +28,7 @@ class TextChunk:
 
 @dataclass(frozen=True)
 class EvalText:
-    """What a model is measured on: a name, the bytes it has as given, and how to read its parts, as often as asked."""
+    """A text for evaluation: its name, its size in bytes as given, and a function that reads its chunks."""
 
     name: str
     n_bytes: int
@@ -55,16 +55,15 @@ def chunk_document(document: Iterable[str]) -> Iterator[TextChunk]:
 def corpus_split_text(corpus: Any, split: str = "validation") -> EvalText:
     """One split of a corpus, document by document."""
     documents = lambda: corpus.documents(split)  # noqa: E731
-    split_parts = lambda: (TextChunk(each.text, each.part > 0, each.source_text) for each in documents())  # noqa: E731
+    split_parts = lambda: (TextChunk(item.text, item.part > 0, item.source_text) for item in documents())  # noqa: E731
     return EvalText(f"{split} split", corpus.n_bytes(split), split_parts)
 
 
 def read_text(path: Path | str, encoding: str = "") -> EvalText:
     """A file, plain or .gz or .xz, as one document; its bytes are those of the (unpacked) file.
 
-    The `encoding` is detected as for a corpus if left out; nothing is normalised: what a tokenizer never saw, such as
-    other line ends, costs what it costs. Broken bytes are read as U+FFFD, and one line says how many. Raises DataError
-    where it is missing, empty, or not text.
+    The `encoding` is detected if left out; nothing is normalised. Broken bytes are read as U+FFFD and reported. Raises
+    DataError for a file that is missing, empty, or not text.
     """
     path = Path(path)
     source = Source(
@@ -72,16 +71,16 @@ def read_text(path: Path | str, encoding: str = "") -> EvalText:
     )
     try:
         n_bytes = sum(map(len, read_blocks(source)))
-        found = detect_encoding(read_blocks(source), encoding=encoding)
+        detected = detect_encoding(read_blocks(source), encoding=encoding)
     except UnreadableError as error:
         raise DataError(
             error.code, f"{path} cannot be read: {error}; give a text file, plain or .gz"
         ) from error
     if not n_bytes:
         raise DataError("empty_data", f"{path} is empty; there is nothing to measure on")
-    if found.origin == "guessed":
-        log_notice(f"{path} is not UTF-8: read as {found.codec}")
-    return EvalText(str(path), n_bytes, lambda: _file_chunks(source, found.codec))
+    if detected.origin == "guessed":
+        log_notice(f"{path} is not UTF-8: read as {detected.codec}")
+    return EvalText(str(path), n_bytes, lambda: _file_chunks(source, detected.codec))
 
 
 def _file_chunks(source: Source, codec: str) -> Iterator[TextChunk]:
@@ -96,10 +95,8 @@ def _file_chunks(source: Source, codec: str) -> Iterator[TextChunk]:
 
 
 def read_documents(path: Path | str, encoding: str = "", columns: str | None = None) -> EvalText:
-    """The documents of a file as a corpus has them: of a page its text, of a table the text of each row, of an archive
-    its files; one line says so. Any other file is one document, as `read_text` reads it.
-
-    Raises DataError where there is no text, UsageError for `columns` of a file that is no table.
+    """The documents of a file as a corpus has them: of a page its text, of a table each row's, of an archive its files.
+    Any other file is one document. Raises DataError for no text, UsageError for `columns` of a plain text.
     """
     path = Path(path)
     if not holds_documents(path) and not (columns and any(map(str.isdigit, parse_columns(columns)))):
@@ -133,7 +130,7 @@ def read_documents(path: Path | str, encoding: str = "", columns: str | None = N
 def holds_documents(path: Path) -> bool:
     """Whether a file holds documents in markup, rows or an archive, by its suffix."""
     name = path.name.lower()
-    plain = next((name.removesuffix(each) for each in COMPRESSED if name.endswith(each)), name)
+    plain = next((name.removesuffix(item) for item in COMPRESSED if name.endswith(item)), name)
     return KINDS.get(Path(plain).suffix, "text") != "text" or name.endswith((".zip", *TARS))
 
 
@@ -167,9 +164,8 @@ def replace_broken(blocks: Iterable[str], reading: ReadConfig, name: str) -> Ite
 
 
 def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None) -> EvalText:
-    """The pairs of a table with the columns source and target, each a document; the bytes are the targets'.
-
-    Raises DataError for a file without a pair.
+    """The pairs of a table with the columns source and target; the bytes are the targets'. Raises DataError for no
+    pair.
     """
     given = ReadConfig(parse_columns(columns), encoding)
     pairs, n_broken, left_out = list[TextChunk](), 0, list[str]()
@@ -201,4 +197,4 @@ def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None)
         log_notice(f"{path}: {len(left_out):,} rows make no pair and are left out; the first {left_out[0]}")
     if n_broken:
         log_notice(f"{path}: {n_broken:,} broken bytes were read as U+FFFD")
-    return EvalText(str(path), sum(len(each.text.encode()) for each in pairs), lambda: iter(pairs))
+    return EvalText(str(path), sum(len(item.text.encode()) for item in pairs), lambda: iter(pairs))

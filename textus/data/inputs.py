@@ -1,5 +1,5 @@
-"""What a person hands over to be answered: a text, several, rows, a DataFrame, a file or a pipe; each row as a record
-that knows its place.
+"""Inputs to predict on: a text, several, rows, a DataFrame, a file or a pipe; each row as a record that knows its
+place.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Records(list[Record]):
 def read_stdin(
     options: ReadOptions = AUTODETECT, trained: ReadOptions = AUTODETECT, *, empty: bool = False
 ) -> Records:
-    """What is piped: the rows of a table with columns that are known (those of a task, those `trained` with, or given),
-    which a line reports, else its lines, each a text. UsageError where there is nothing, unless it may be `empty`.
+    """Piped input: the rows of a table with known columns (a task's, those of training, or given), which is reported;
+    else each line is a text. Raises UsageError for empty input, unless it may be `empty`.
     """
     given = getattr(sys.stdin, "buffer", sys.stdin).read()
     data = given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass")
@@ -77,18 +77,18 @@ def read_stdin(
     if kind := detect_table_kind(text, known, forced=bool(options.columns)):
         return read_piped_table(data, kind, options, trained.columns)
     end = detect_line_end([text])
-    found = text.removesuffix(end).split(end) if text else []
-    if broken := sum(bool(BROKEN.search(line)) for line in found):
+    result = text.removesuffix(end).split(end) if text else []
+    if broken := sum(bool(BROKEN.search(line)) for line in result):
         name = codec.removesuffix("-sig").upper()
         log_notice(f"{broken:,} lines of {STDIN} are not {name}: what is broken was read as U+FFFD")
-    if found and is_table_like(found[0]):
+    if result and is_table_like(result[0]):
         log_notice(
             f"{STDIN} looks like a table or JSON and is read as a text per line; for rows name the column of the text"
             " (--columns text=COLUMN), or save it as a file"
         )
     return Records(
         Record({"text": clean_text(line.rstrip("\r"))}, f"{STDIN}: line {number:,}")
-        for number, line in enumerate(found, 1)
+        for number, line in enumerate(result, 1)
     )
 
 
@@ -99,12 +99,12 @@ def read_piped_table(data: bytes, kind: str, options: ReadOptions, trained: str 
     def rows(columns: str | None) -> list[Record]:
         return read_source(source, ReadConfig(parse_columns(columns), options.encoding or ""))
 
-    columns, found = options.columns, rows(options.columns)
-    if not columns and found and (columns := trained_columns(trained, found[0].values)):
-        found = rows(columns)
-    shown = ", ".join(map(repr, list(found[0].values)[:10])) if found else "none"
-    log_notice(f"{STDIN} is read as a table ({kind}): {len(found):,} rows with the fields {shown}")
-    records = Records(found)
+    columns, result = options.columns, rows(options.columns)
+    if not columns and result and (columns := trained_columns(trained, result[0].values)):
+        result = rows(columns)
+    shown = ", ".join(map(repr, list(result[0].values)[:10])) if result else "none"
+    log_notice(f"{STDIN} is read as a table ({kind}): {len(result):,} rows with the fields {shown}")
+    records = Records(result)
     records.columns = columns
     return records
 
@@ -115,8 +115,8 @@ COLUMN_NAME = re.compile(r"[\w.-]{1,40}(?: [\w.-]{1,40}){0,2}")
 
 
 def detect_table_kind(text: str, known: Iterable[str], *, forced: bool = False) -> str | None:
-    """The kind of table a text is: JSON whose first object has a `known` field, or a header of names of columns, one of
-    them known, above rows of as many cells. None for plain lines; `forced`: it is a table of some kind.
+    """The kind of table a text is: JSON whose first object has a `known` field, or a header with a known name above
+    rows of the same width. None for plain lines; `forced`: it is some table.
     """
     head = [line for line in islice(text.split(detect_line_end([text])), SAMPLE_LINES) if line.strip()]
     first, known = (head[0].lstrip("\ufeff ") if head else ""), set(known)
@@ -181,9 +181,7 @@ def is_conll(path: Path, tags: Iterable[str], encoding: str | None = None) -> bo
 
 
 def column_statistics(path: Path, tags: Iterable[str], encoding: str | None) -> tuple[set[int], int, int]:
-    """Of the first lines that are not empty: how many columns they have, how many end with a tag, and how many there
-    are.
-    """
+    """Of the first non-empty lines: the numbers of columns, how many end with a tag, and how many there are."""
     known, counts, n_tagged, n = set(tags), set[int](), 0, 0
     for line in islice(read_lines(path, encoding), SAMPLE_LINES):
         if not line.strip() or line.startswith(("#", "-DOCSTART-")):
@@ -208,9 +206,9 @@ def row_reader(
     tags: Iterable[str] | None = None,
     check: MakeCheck | None = None,
 ) -> Callable[[], Iterator[Record]]:
-    """How the rows of a file that are to be answered are read, as often as needed; of a plain text its lines, unless
-    they are tokens in columns and `tags` are what a run knows. One line says what a plain text was taken for. Rows that
-    cannot be read, or that the `check` refuses, are left out where the options allow it.
+    """A function that reads the rows of a file as often as needed. A plain text gives its lines, unless it holds CoNLL
+    columns with known `tags`; one message reports which. Rows that are unreadable or fail the `check` are left out if
+    the options allow it.
     """
     if is_plain_text(path) and not options.columns and path.is_file():
         if tags is None or not is_conll(path, tags, options.encoding):
@@ -243,9 +241,7 @@ def unusable_places(
 
 
 def trained_columns(trained: str | None, names: Iterable[str]) -> str | None:
-    """Those of a run's columns that rows with these `names` have, spelled as for `--columns`; None where the rows have
-    the fields already.
-    """
+    """The columns of training that rows with these `names` have, spelled as for `--columns`; None if not needed."""
     mapping, names = parse_columns(trained), set(names)
     if not mapping:
         return None
@@ -258,8 +254,8 @@ def trained_columns(trained: str | None, names: Iterable[str]) -> str | None:
 
 
 def resolve_options(path: Path, given: ReadOptions, trained: ReadOptions) -> ReadOptions:
-    """How to read a file: as `given`, else as a run's rows were read in training where the file has those columns, or
-    can be in that encoding; reported.
+    """How to read a file: as `given`, else as in training if the file has those columns or fits that encoding;
+    reported.
     """
     encoding = given.encoding
     if not encoding and trained.encoding and path.exists() and fits_encoding(path, trained.encoding):
@@ -279,18 +275,18 @@ def resolve_columns(path: Path, given: ReadOptions, trained: str | None) -> str 
         )
     except TextusError:
         return None  # what is wrong is reported when the file is read
-    if first and (found := trained_columns(trained, first.values)):
-        log_notice(f"{path}: columns as in training: {found}")
-    return found
+    if first and (result := trained_columns(trained, first.values)):
+        log_notice(f"{path}: columns as in training: {result}")
+    return result
 
 
 def record_location(record: Record) -> dict[str, Any]:
     """Where a record is: {"line": 3}, {"entry": 0} or what else its file counts by, and its `id` if it has one."""
     match = LOCATION.search(record.where)
-    found: dict[str, Any] = {match[1]: int(match[2].replace(",", ""))} if match else {}
+    result: dict[str, Any] = {match[1]: int(match[2].replace(",", ""))} if match else {}
     if (own := row_id(record.values)) is not None:
-        found["id"] = own
-    return found
+        result["id"] = own
+    return result
 
 
 def row_id(row: Mapping[str, Any]) -> Any:
@@ -310,9 +306,7 @@ def report_empty(rows: Iterable[tuple[str, Sequence[str]]], done: str) -> None:
 
 
 def to_items(given: Any) -> tuple[list[Item], bool]:
-    """Texts, tuples of texts or rows as a list, and whether one alone was given: a string is one text, a dictionary one
-    row. Lists, tuples, arrays, Series, generators and DataFrames hold several. UsageError for anything else.
-    """
+    """Texts, tuples of texts or rows as a list, and whether one alone was given. Raises UsageError for other values."""
     if isinstance(given, str | Mapping):
         return [to_item(given, 1)], True
     if isinstance(given, bytes | bytearray | set | frozenset | Path) or given is None:
@@ -325,11 +319,11 @@ def to_items(given: Any) -> tuple[list[Item], bool]:
         listed = list(given)
     except TypeError as error:
         raise not_texts_error(given) from error
-    found = [to_item(each, number) for number, each in enumerate(listed, 1)]
-    if len(kinds := {isinstance(each, dict) for each in found}) > 1:
+    result = [to_item(item, number) for number, item in enumerate(listed, 1)]
+    if len(kinds := {isinstance(item, dict) for item in result}) > 1:
         raise UsageError("mixed_data", "some of these are rows, others texts; give one kind")
     del kinds
-    return found, False
+    return result, False
 
 
 def not_texts_error(given: Any) -> UsageError:
@@ -346,10 +340,10 @@ def to_item(value: Any, number: int) -> Item:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(name): to_python(each) for name, each in value.items()}
+        return {str(name): to_python(item) for name, item in value.items()}
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+    if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
         return tuple(map(str, value))
     raise UsageError(
         "wrong_type",
@@ -366,42 +360,40 @@ def to_python(value: Any) -> Any:
 def to_records(rows: Sequence[dict[str, Any]], columns: str | None = None) -> list[Record]:
     """Rows of Python as records, as if a file held them. Raises DataError for a row without a column that is named."""
     placed = iter([PlacedRow(f"row {number:,}", dict(row)) for number, row in enumerate(rows, 1)])
-    found: list[Record] = []
+    result: list[Record] = []
     problems: list[RowProblem] = []
     broken = BrokenCharacters()
     try:
-        for each in ColumnNaming(parse_columns(columns), log_notice).rename(placed):
-            if isinstance(each, RowProblem):
-                problems.append(each)
+        for item in ColumnNaming(parse_columns(columns), log_notice).rename(placed):
+            if isinstance(item, RowProblem):
+                problems.append(item)
             else:
-                found.append(broken.clean(Record(each.row, each.where)))
+                result.append(broken.clean(Record(item.row, item.where)))
     except MissingColumnError as error:
         raise DataError(error.code, f"the rows: {error}") from error
     if problems:
         raise unreadable_rows_error(problems)
     broken.report()
-    return found
+    return result
 
 
 def labelled_rows(given: Any, task: str = "classification") -> list[Row]:
-    """Labelled rows of Python: dictionaries, a DataFrame, or a pair (X, y) of texts and their labels. UsageError for
-    anything else.
-    """
-    if isinstance(given, tuple) and len(given) == 2 and not any(isinstance(each, str) for each in given):
+    """Labelled rows of Python: dictionaries, a DataFrame, or a pair (X, y). Raises UsageError for anything else."""
+    if isinstance(given, tuple) and len(given) == 2 and not any(isinstance(item, str) for item in given):
         return join_labels(*given, task)
     rows, _ = to_items(given)
-    if not all(isinstance(each, dict) for each in rows):
+    if not all(isinstance(item, dict) for item in rows):
         raise UsageError(
             "wrong_type",
             "labelled rows are dictionaries, a DataFrame, or a pair (X, y); these are texts alone",
         )
-    return [each for each in rows if isinstance(each, dict)]
+    return [item for item in rows if isinstance(item, dict)]
 
 
 def join_labels(texts: Any, labels: Any, task: str) -> list[Row]:
     """X and y as rows with the fields of the task."""
     items, _ = to_items(texts)
-    answers = [to_python(each) for each in (labels if isinstance(labels, list | tuple) else list(labels))]
+    answers = [to_python(item) for item in (labels if isinstance(labels, list | tuple) else list(labels))]
     if len(items) != len(answers):
         raise UsageError(
             "size_mismatch", f"X has {len(items):,} texts, y {len(answers):,} labels; give one for each"
@@ -426,10 +418,8 @@ def labelled_records(
     trained: ReadOptions = AUTODETECT,
     problems: list[RowProblem] | None = None,
 ) -> list[Record]:
-    """Labelled rows of a file or of Python as records; `trained`: how the rows of the run that is to answer were read;
-    rows that cannot be read are added to `problems`, if given.
-
-    Raises DataError where there is none.
+    """Labelled rows of a file or of Python as records. `trained`: the options of training. Unreadable rows are added to
+    `problems`. Raises DataError for no rows.
     """
     if isinstance(given, str | Path):
         path = to_path(given, "the rows")

@@ -1,8 +1,8 @@
 """Labelled data as rows: tables, JSON lines, CoNLL columns, SQuAD's JSON, a folder of texts for each class.
 
-A row is a dictionary of fields under the field's usual names (`text`, `label`, `tokens`, `tags`, …); `columns` says
-which of a file's own columns stand for them. Nothing is passed over in silence: a row that cannot be read is an error
-that names its file and line, a file that is left out is reported.
+A row is a dictionary of fields under their usual names (`text`, `label`, `tokens`, `tags`, …); `columns` maps a file's
+own columns to them. A row that cannot be read is an error that names its file and line; a file that is left out is
+reported.
 """
 
 from __future__ import annotations
@@ -102,15 +102,11 @@ def stream_records(
     quiet: bool = False,
     in_memory: bool = False,
 ) -> Iterator[Record]:
-    """The rows of a file, of the files of an archive or folder, or of a folder that holds a folder for each class, one
-    after the other.
+    """The rows of a file, of the files of an archive or folder, or of a folder with a subfolder for each class.
 
-    `columns` as `parse_columns` gives them; `encoding` and `delimiter` where they are not to be detected. Rows that
-    cannot be read are appended to `problems` and left out. What is guessed, left out or repaired is reported in a line
-    each, unless `quiet` (for files that were read before).
-
-    Raises DataError for a file that is not there, of a kind that holds no rows, damaged, without a named column, or
-    empty, and without a list of `problems` for the first of them.
+    `columns` come from `parse_columns`; `encoding` and `delimiter` override detection. Unreadable rows are appended to
+    `problems` and left out. Guesses, omissions and repairs are reported unless `quiet`. Raises DataError for a file
+    that is missing, damaged, empty or holds no rows, and without `problems` for unreadable rows.
     """
     if kind := folder_kind(Path(path)):
         raise DataError(
@@ -122,11 +118,11 @@ def stream_records(
     faults: list[RowProblem] = [] if problems is None else problems
     broken, guesses = BrokenCharacters(), Guesses()
     n_rows = 0
-    for found in list_row_sources(Path(path), dropped):
-        noted = partial(guesses.add, found.source.name)
-        source = held_in_memory(found.source) if in_memory else found.source
-        found = replace(found, source=replace(source, on_encoding=noted))
-        for record in read_source_records(found, reading, dropped):
+    for row_source in list_row_sources(Path(path), dropped):
+        noted = partial(guesses.add, row_source.source.name)
+        source = held_in_memory(row_source.source) if in_memory else row_source.source
+        row_source = replace(row_source, source=replace(source, on_encoding=noted))
+        for record in read_source_records(row_source, reading, dropped):
             if isinstance(record, RowProblem):
                 faults.append(record)
             elif problems is not None or not faults:
@@ -152,9 +148,9 @@ def read_source(source: Source, reading: ReadConfig) -> list[Record]:
     broken, rows = BrokenCharacters(), list(read_source_records(RowSource(source), reading, []))
     if problems := [row for row in rows if isinstance(row, RowProblem)]:
         raise unreadable_rows_error(problems)
-    found = [broken.clean(row) for row in rows if isinstance(row, Record)]
+    records = [broken.clean(row) for row in rows if isinstance(row, Record)]
     broken.report()
-    return found
+    return records
 
 
 def unreadable_rows_error(problems: list[RowProblem]) -> DataError:
@@ -170,8 +166,8 @@ def unreadable_rows_error(problems: list[RowProblem]) -> DataError:
 
 def report_dropped(dropped: list[SkippedItem]) -> None:
     """One line for each reason for which files were left out: how many, and the first."""
-    for reason, count in sorted(Counter(each.reason for each in dropped).items()):
-        first = next(each for each in dropped if each.reason == reason)
+    for reason, count in sorted(Counter(item.reason for item in dropped).items()):
+        first = next(item for item in dropped if item.reason == reason)
         detail = f" ({first.detail})" if first.detail else ""
         log_notice(f"left out, {reason}: {count:,}, the first {first.source}{detail}")
 
@@ -210,9 +206,8 @@ def list_row_sources(path: Path, dropped: list[SkippedItem]) -> Iterator[RowSour
 
 
 def class_folder_depth(path: Path) -> int | None:
-    """How many folders down the texts of a folder for each class are; None where there are tables, or no class.
-
-    Where texts lie at several depths it is the one of most of them: a README above the classes is none of their texts.
+    """How many folders down the texts of the class folders are; None for tables, or without classes. Of several depths
+    it is the most common one: a README above the classes is not one of their texts.
     """
     depths: Counter[int] = Counter()
     classes: set[tuple[str, ...]] = set()
@@ -249,13 +244,13 @@ def is_table(source: Source) -> bool:
 
 
 def read_source_records(
-    found: RowSource, reading: ReadConfig, dropped: list[SkippedItem]
+    row_source: RowSource, reading: ReadConfig, dropped: list[SkippedItem]
 ) -> Iterator[Record | RowProblem]:
     """The rows of one file. Raises DataError for one that is damaged or holds none; a text of a class is left out."""
-    source = found.source
+    source = row_source.source
     try:
-        if found.label is not None:
-            yield Record({"text": read_source_text(source, reading), "label": found.label}, source.name)
+        if row_source.label is not None:
+            yield Record({"text": read_source_text(source, reading), "label": row_source.label}, source.name)
             return
         for row in read_source_rows(source, reading):
             if isinstance(row, RowProblem):
@@ -265,7 +260,7 @@ def read_source_records(
     except MissingColumnError as error:
         raise DataError(error.code, f"{source.name} {error}") from error
     except UnreadableError as error:
-        if found.label is None:
+        if row_source.label is None:
             raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
         dropped.append(SkippedItem(source.name, "unreadable", str(error)))
 
@@ -301,9 +296,7 @@ TEXT_FIELDS = {"text", "sentence", "text_pair", "sentence1", "sentence2", "quest
 
 
 def is_table_text(text: TextSource, named: set[str]) -> bool:
-    """Whether a text is a table with tabs: its first line has names of fields or `named` columns, and no line is blank
-    (CoNLL has such between sentences).
-    """
+    """Whether a text is a tab-separated table: its first line names fields or `named` columns, and no line is blank."""
     head = list(islice(split_lines(text(), detect_line_end(text())), TABLE_LINES))
     cells = [name.strip(" \ufeff") for name in strip_line_end(head[0]).split("\t")] if head else []
     names = {name if name in named else name.casefold() for name in cells}
@@ -355,9 +348,7 @@ def count_broken(value: Any) -> int:
 
 
 def clean_row(row: Row) -> Row:
-    """A row with every string of it clean; itself where nothing changes. Places of entities in `text` and of answers in
-    `context` follow the characters that they were of.
-    """
+    """A row with clean strings; itself if nothing changes. Offsets of entities and answers are moved accordingly."""
     values = {clean_text(name): clean_value(value) for name, value in row.items()}
     if values == row:
         return row
@@ -398,7 +389,7 @@ def move_offset(place: Any, text: str) -> Any:
 def move_spans(given: Any, text: str) -> Any:
     """Entities in any form of `SPANS` at their places in the clean text."""
     if isinstance(given, list):
-        return [move_span(each, text) for each in given]
+        return [move_span(item, text) for item in given]
     return {clean_text(kind): move_mentions(mentions, text) for kind, mentions in given.items()}
 
 
@@ -443,11 +434,11 @@ def move_answers(given: Any, context: str) -> Any:
         places = [move_offset(start, context) for start in starts] if isinstance(starts, list) else starts
         return {**clean_value(given), **({"answer_start": places} if "answer_start" in given else {})}
     return [
-        clean_value(each)
-        | {name: move_offset(each[name], context) for name in ANSWER_OFFSETS if name in each}
-        if isinstance(each, dict)
-        else clean_value(each)
-        for each in given
+        clean_value(item)
+        | {name: move_offset(item[name], context) for name in ANSWER_OFFSETS if name in item}
+        if isinstance(item, dict)
+        else clean_value(item)
+        for item in given
     ]
 
 

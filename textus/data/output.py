@@ -146,10 +146,9 @@ def report_partial(file: PartialFile) -> Iterator[None]:
 
 @contextmanager
 def partial_file(out: Path, of: str | None, *, force: bool = False) -> Iterator[PartialFile]:
-    """A file that only this process writes; `of` says what it is made of (None: it cannot be continued). It is in its
-    place when the block ends well; else what is written so far stays beside.
-
-    Raises UsageError where `out` exists, unless `force`; RunError while another process writes it.
+    """A file that only this process writes, moved to `out` when the block succeeds; else the rows so far are kept. `of`
+    says what it is made from (None: it cannot be continued). Raises UsageError if `out` exists, unless `force`;
+    RunError while another process writes it.
     """
     check_output_file(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +196,7 @@ def check_output(out: Path, given: Any, *, force: bool) -> None:
 def content_hash(path: Path) -> Any:
     """A hash of a file's bytes; of a folder of each file in it."""
     if path.is_dir():
-        files = sorted(each for each in path.rglob("*") if each.is_file())
+        files = sorted(file for file in path.rglob("*") if file.is_file())
         return [[str(file.relative_to(path)), sha256(file)] for file in files]
     return sha256(path) if path.is_file() else None
 
@@ -208,9 +207,7 @@ def file_of_record(record: Record) -> str:
 
 
 def unique_name(name: str, prefix: str, taken: set[str]) -> str:
-    """A name for a column that none of the others has, and from then on it is `taken`: its own, else with a prefix,
-    else that with a number too.
-    """
+    """A name for a column that is not `taken`, and is from then on: its own, with a prefix, or with a number too."""
     prefixed = f"{prefix}_{name}"
     choices = chain((name, prefixed), (f"{prefixed}_{number}" for number in count(2)))
     free = next(choice for choice in choices if choice not in taken)
@@ -219,8 +216,8 @@ def unique_name(name: str, prefix: str, taken: set[str]) -> str:
 
 
 class OutputLayout:
-    """How a row of the output is made: its place (of several files also which), the file's own columns, the answer. All
-    `records` are read once for their columns: a table must know them before its first row.
+    """How an output row is made: its place, the file's own columns, the prediction. All `records` are read once first:
+    a table needs its columns before its first row.
     """
 
     def __init__(self, answer: Sequence[str], columns: str | None, records: Iterable[Record]) -> None:
@@ -249,6 +246,6 @@ class OutputLayout:
     def row(self, record: Record, answer: Mapping[str, Any]) -> dict[str, Any]:
         """One row."""
         place = ({"file": file_of_record(record)} if self.several else {}) | record_location(record)
-        found = {self.places[name]: value for name, value in place.items()}
-        found |= {self.own.get(name, name): value for name, value in record.values.items()}
-        return found | {self.answer.get(name, name): value for name, value in answer.items()}
+        result = {self.places[name]: value for name, value in place.items()}
+        result |= {self.own.get(name, name): value for name, value in record.values.items()}
+        return result | {self.answer.get(name, name): value for name, value in answer.items()}

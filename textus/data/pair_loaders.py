@@ -1,9 +1,5 @@
-"""Batches whose rows are whole documents: alone, each with its source text, or made into pairs by corruption.
-
-Rows of like length share a batch, so that little of it is padding. Which rows a step sees is a function of (seed, step)
-only, as in `textus.data.loader`; the form of a pair's batch is told at `data.batch.Batch`.
-
-Shapes: B rows, S positions of the longest source, T of the longest target.
+"""Batches of whole documents: alone, with a source text, or made into pairs by corruption. Rows of like length share a
+batch. Which rows a step sees depends on (seed, step) only; see `data.batch.Batch` for the form.
 """
 
 from __future__ import annotations
@@ -61,8 +57,8 @@ OBJECTIVE_NAMES = {
 
 def no_pairs_message(model: Any) -> str:
     """One line on how a model that needs pairs learns from a corpus that has none."""
-    said = OBJECTIVE_NAMES[getattr(model.config, "objective", "prefix")]
-    return f"the corpus has no pairs: pre-training by {said} (--set model.objective chooses)"
+    objective = OBJECTIVE_NAMES[getattr(model.config, "objective", "prefix")]
+    return f"the corpus has no pairs: pre-training by {objective} (--set model.objective chooses)"
 
 
 def first_source(batch: Batch, end_id: int) -> list[int] | None:

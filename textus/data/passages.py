@@ -1,7 +1,5 @@
-"""Documents of an index as passages: where each comes from, and long ones cut so that all of them can be found.
-
-A model reads so many tokens of a text and no more, so a long document is cut into passages that overlap: each is found
-by itself, and knows its document's id, title, file and place.
+"""Documents of an index as passages. A model reads a limited number of tokens, so a long document is cut into passages
+that overlap; each keeps its document's id, title, file and place.
 """
 
 from __future__ import annotations
@@ -65,10 +63,9 @@ class Passage:
 def read_passages(
     path: Path, options: ReadOptions = AUTODETECT, *, longest: int = PASSAGE_BYTES
 ) -> list[Passage]:
-    """The passages of a file's rows (of a .txt its lines), or of the files of a folder or archive; `longest` in bytes
-    of UTF-8, 0 for whole documents. Empty and repeated documents are left out and reported.
-
-    Raises UsageError for a negative length, DataError where there is no text.
+    """The passages of a file's rows (of a .txt its lines), or of a folder's or archive's files; `longest` in bytes of
+    UTF-8, 0 for whole documents. Empty and repeated documents are reported. Raises UsageError for a bad length,
+    DataError for no text.
     """
     if longest < 0 or 0 < longest < 64:
         raise UsageError("out_of_range", f"--passage {longest}: give 0 (whole documents), or 64 and more")
@@ -122,9 +119,8 @@ def read_passages(
 def read_document_records(
     path: Path, options: ReadOptions, problems: list[RowProblem] | None = None
 ) -> Iterator[Record]:
-    """Every document of a path as a record with a text: rows of tables, lines of a .txt, and of a folder or archive the
-    rows of its tables and every other text as one document. Rows that cannot be read are added to `problems` where the
-    options allow some.
+    """Each document of a path as a record: rows of tables, lines of a .txt; of a folder or archive, other texts as one
+    document each. Unreadable rows are added to `problems` if the options allow some.
     """
     if options.skip_invalid is None:
         problems = None
@@ -210,8 +206,8 @@ def file_texts(path: Path, options: ReadOptions = AUTODETECT) -> list[str]:
 
 
 def cut_passages(document: Passage, longest: int) -> Iterable[Passage]:
-    """A document as passages of at most `longest` bytes, cut at the ends of sentences or at blanks where there are any
-    in the second half; each begins with the end of the one before it.
+    """A document as passages of at most `longest` bytes, cut after sentences or blanks in the second half if there are
+    any; each begins with the end of the one before it.
     """
     text = document.text
     if not longest or len(text.encode()) <= longest:
@@ -230,9 +226,7 @@ def cut_passages(document: Passage, longest: int) -> Iterable[Passage]:
 
 
 def cut_position(text: str, low: int, high: int, *, first: bool = False) -> int:
-    """A place to cut a text: behind the last (or `first`) sentence or blank that ends in a stretch, else its end (or
-    its beginning).
-    """
+    """A place to cut a text: after the last (or `first`) sentence or blank in it, else its end (or beginning)."""
     ends = [match.end() for match in SENTENCE_ENDS.finditer(text, low, high) if low < match.end() < high]
     blanks = [match.end() for match in re.finditer(r"\s+", text[low:high])]
     if not ends and blanks:

@@ -6,46 +6,77 @@ import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from textus.data.corpus.decoding import ByteStatistics, from_bom
-from textus.data.corpus.dialects import RowProblem
-from textus.data.corpus.documents import UnreadableError, check_encoding
-from textus.data.corpus.sources import Source, read_blocks, scan
-from textus.data.corpus.tables import parse_columns
-from textus.data.labeled import Record, read_records, stream_records
-from textus.data.skipping import parse_share
+from textus.core.requests import option
+
+if TYPE_CHECKING:
+    from textus.data.corpus.dialects import RowProblem
+    from textus.data.corpus.sources import Source
+    from textus.data.labeled import Record
 
 
 @dataclass(frozen=True)
-class ReadOptions:
-    """Which `columns` of a file are the fields, spelled as for --columns, and the file's `encoding`; None: detected.
+class FileOptions:
+    """Which `columns` of a file are the fields, and the file's `encoding`; None: detected.
 
-    One value carries both from the flags, or from the record of a run, through every function that reads a file. What
-    is given wins; `inputs.resolve_options` fills in what a run was trained with, where the file fits that. Raises
-    UsageError for a name that is no encoding.
+    Raises UsageError for an unknown encoding.
     """
 
-    columns: str | None = None
-    encoding: str | None = None
-    skip_invalid: str | None = None
-    """The share of rows that may be left out because they cannot be used: N% or all."""
+    columns: str | None = option(
+        None, "Which columns are the fields: text=review,label=stars, or without a header 0=text,1=label."
+    )
+    encoding: str | None = option(
+        None,
+        "Encoding of the files, such as cp1250 or gb18030. [default: as the run was trained, or detected]",
+    )
 
     def __post_init__(self) -> None:
-        check_encoding(self.encoding or "")
-        parse_share(self.skip_invalid)
+        if self.encoding is not None:
+            from textus.data.corpus.documents import check_encoding
+
+            check_encoding(self.encoding)
 
     def stream(
         self, path: Path, *, quiet: bool = False, problems: list[RowProblem] | None = None
     ) -> Iterator[Record]:
         """The rows of a file; see `data.labeled.stream_records`."""
+        from textus.data.corpus.tables import parse_columns
+        from textus.data.labeled import stream_records
+
         columns, encoding = parse_columns(self.columns), self.encoding or ""
         return stream_records(path, columns, encoding=encoding, quiet=quiet, problems=problems)
 
     def records(self, path: Path, problems: list[RowProblem] | None = None) -> list[Record]:
         """All rows of a file."""
+        from textus.data.corpus.tables import parse_columns
+        from textus.data.labeled import read_records
+
         columns, encoding = parse_columns(self.columns), self.encoding or ""
         return read_records(path, columns, encoding=encoding, problems=problems)
+
+
+@dataclass(frozen=True)
+class ReadOptions(FileOptions):
+    """How a file of rows is read.
+
+    One value carries this from the flags, or from the record of a run, through every function that reads a file. What
+    is given wins; `inputs.resolve_options` fills in what a run was trained with, where the file fits that. Raises
+    UsageError for a share that is none.
+    """
+
+    skip_invalid: str | None = option(
+        None,
+        "Leave out rows that cannot be used, up to a share (5%) or all; else they are refused.",
+        metavar="N%",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.skip_invalid is not None:
+            from textus.data.skipping import parse_share
+
+            parse_share(self.skip_invalid)
 
 
 AUTODETECT = ReadOptions()
@@ -59,18 +90,19 @@ def run_read_options(record: Mapping[str, Any]) -> ReadOptions:
 
 
 def common_read_options(trained: Sequence[ReadOptions]) -> ReadOptions:
-    """How several runs read their rows: the columns that all of them were trained with, and the one encoding that some
-    of them were; nothing where they differ.
-    """
+    """The options shared by several runs: their common columns, and the one encoding that any used; else None."""
     columns = {options.columns for options in trained}
     encodings = {options.encoding for options in trained if options.encoding}
     return ReadOptions(*(values.pop() if len(values) == 1 else None for values in (columns, encodings)))
 
 
 def fits_encoding(path: Path, encoding: str) -> bool:
-    """Whether the files at a path can be in an encoding: some are not UTF-8 and have no byte order mark, all of these
-    decode in it without an error, and none of the others is UTF-8 beyond ASCII.
+    """Whether files can be in an encoding: some are not UTF-8 and decode in it without an error, none is non-ASCII
+    UTF-8.
     """
+    from textus.data.corpus.documents import UnreadableError
+    from textus.data.corpus.sources import Source, scan
+
     several = False
     for source in scan([path], Path(), lambda n: None, any_suffix=True):
         if not isinstance(source, Source) or source.kind == "parquet":
@@ -86,9 +118,10 @@ def fits_encoding(path: Path, encoding: str) -> bool:
 
 
 def is_utf8(source: Source) -> bool | None:
-    """Whether the bytes beyond ASCII are UTF-8, a few broken ones among them or none; None where there are no such
-    bytes, or a byte order mark says what they are.
-    """
+    """Whether the non-ASCII bytes are UTF-8, except for a few; None without such bytes, or with a byte order mark."""
+    from textus.data.corpus.decoding import ByteStatistics, from_bom
+    from textus.data.corpus.sources import read_blocks
+
     survey = ByteStatistics()
     for block in read_blocks(source):
         survey.add(block)
@@ -100,6 +133,8 @@ def is_utf8(source: Source) -> bool | None:
 
 def can_decode(source: Source, encoding: str) -> bool:
     """Whether the bytes of a source are text of an encoding without an error."""
+    from textus.data.corpus.sources import read_blocks
+
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     try:
         for block in read_blocks(source):

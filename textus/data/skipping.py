@@ -56,7 +56,7 @@ class BadRows(DataError):
 
 
 def group_by_reason(rows: Sequence[BadRow]) -> list[str]:
-    """The messages of bad rows: those of a file that say the same are one, with their number and the first places."""
+    """The messages of bad rows, grouped by file and reason, with the number of rows and the first places."""
     groups: dict[tuple[str, str], list[BadRow]] = {}
     for row in rows:
         groups.setdefault((file_of_place(row.where), row.message.replace(row.where, "", 1)), []).append(row)
@@ -78,9 +78,7 @@ def file_of_place(where: str) -> str:
 def parse_rows(
     records: Sequence[Record], parse: Callable[[Record], Parsed], bad: list[BadRow] | None = None
 ) -> list[Parsed]:
-    """What `parse` makes of each record. Rows for which it raises DataError are appended to `bad`; without that list
-    they are raised as one BadRows.
-    """
+    """What `parse` makes of each record. Rows with an error are appended to `bad`, or without it raised as BadRows."""
     parsed, problems = [], [] if bad is None else bad
     for record in records:
         try:
@@ -115,8 +113,8 @@ def drop_unusable(
     skip: str | None,
     faults: Sequence[RowProblem] = (),
 ) -> list[Record]:
-    """The records without those that `parse` refuses (None: there are no records), which are reported; `faults` are
-    rows that could not be read at all. BadRows where they are a larger share than `skip` allows, or all.
+    """The records without those that `parse` refuses (None: no records), which are reported; `faults` are unreadable
+    rows. Raises BadRows if they exceed the share that `skip` allows, or are all.
     """
     bad = unreadable_rows(faults)
     if parse is not None:
@@ -126,9 +124,7 @@ def drop_unusable(
 
 
 def skip_bad_rows(bad: Sequence[BadRow], total: int, skip: str | None) -> set[str]:
-    """The places of bad rows, which are reported. BadRows where they are a larger share of all than `skip` allows, or
-    all.
-    """
+    """The places of bad rows, which are reported. Raises BadRows if they exceed the share `skip` allows, or are all."""
     bad = sort_by_place(bad)
     if bad and (len(bad) > parse_share(skip) * total or len(bad) == total):
         raise BadRows(bad, total)
@@ -152,4 +148,4 @@ def sort_by_place(rows: Sequence[BadRow]) -> list[BadRow]:
 
 def unreadable_rows(faults: Sequence[RowProblem]) -> list[BadRow]:
     """Rows that could not be read, among those that cannot be used."""
-    return [BadRow(each.where, str(each)) for each in faults]
+    return [BadRow(fault.where, str(fault)) for fault in faults]

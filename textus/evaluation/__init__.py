@@ -1,1 +1,1 @@
-"""How good a model is: on text, on tasks, beside others."""
+"""Evaluation of language models and fine-tuned runs, alone and compared."""

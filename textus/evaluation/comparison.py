@@ -1,7 +1,7 @@
-"""Several runs on one ruler: bits per byte of the same text, what each costs, and which differences are no chance.
+"""Compare language models by bits per byte of the same text, their costs, and which differences are significant.
 
-Figures are ranked only where they mean the same: likelihoods of one kind (exact, bound, pseudo), given the same (a
-source text or nothing), of the text as it is (`evaluation.perplexity.keeps`).
+Models are ranked only against those with the same kind of likelihood (exact, bound, pseudo), the same condition (a
+source text or none), and a tokenizer that keeps the text unchanged or not (`evaluation.perplexity.is_lossless`).
 """
 
 from __future__ import annotations
@@ -30,16 +30,19 @@ from textus.reporting.plots import loss_curve, scatter
 from textus.runs.store import read_log
 from textus.tokenizers import Tokenizer
 
-KINDS = ("exact", "bound", "pseudo")
-"""Kinds of likelihood, in the order they are listed."""
+SCORE_COLUMNS = ("kind", "given", "keeps_text", "likelihood", "bits_per_byte", "perplexity", "window")
+"""Results of `evaluate` in the table of a comparison."""
 
-SURE = 6
-"""Blocks that it takes to call one run better: that all of fewer lie on one side is a chance of over 5 %."""
+KINDS = ("exact", "bound", "pseudo")
+"""Kinds of likelihood, in the order of the table."""
+
+MIN_BLOCKS = 6
+"""Fewest blocks on which one run can be called better: fewer agree by chance in over 5 % of cases."""
 
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One run to compare. `record` is its run.json."""
+    """A run to compare; `record` is its run.json."""
 
     name: str
     model: LanguageModel
@@ -55,64 +58,58 @@ def compare(
     stride: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Every run on the same bytes: {"on", "rows", "pairs", "verdict"}. A run that is loaded when it is its turn, by an
-    iterator, is alone in memory.
+    """Every run on the same bytes: {"on", "bytes", "stride", "rows", "pairs", "verdict"}. An iterator that loads each
+    run in turn keeps one in memory at a time.
 
-    `rows`: name, kind, given and keeps_text (and all three in words: likelihood), rank among those with the same,
-    bits per byte, parameters, seconds and CPU-seconds to score, bytes of the weights, peak memory of this process
-    while scoring, CPU-seconds it was trained for. `pairs`: neighbours in rank, with the paired bootstrap interval of
-    their difference. `verdict`: the same in sentences.
+    `rows`: name, kind, text and keeps_text (and `likelihood`, a label of the three), rank among those with the same
+    label, bits per byte, parameters, seconds and CPU-seconds to score, bytes of the weights, peak memory while scoring,
+    CPU-seconds of training. `pairs`: neighbours in rank, with the paired bootstrap interval of their difference.
+    `verdict`: the same as sentences.
     """
-    given = to_eval_text(texts, n_bytes)
+    text = to_eval_text(texts, n_bytes)
     measured = []
     for run in runs:
         entry = run if isinstance(run, ComparedRun) else ComparedRun(*run)
-        measured.append(_measured(entry, given, stride, seed))
+        measured.append(_measured(entry, text, stride, seed))
         del run, entry  # before the next is loaded
     if not measured:
-        raise UsageError("missing_argument", "there is nothing to compare; name one run or more")
+        raise UsageError("missing_argument", "nothing to compare; name at least one run")
     measured.sort(key=lambda pair: (*_group(pair[0]), pair[0]["bits_per_byte"]["value"]))
     pairs = []
-    for _, alike in groupby(measured, key=lambda pair: _group(pair[0])):
-        ranked = list(alike)
+    for _, group in groupby(measured, key=lambda pair: _group(pair[0])):
+        ranked = list(group)
         for rank, (row, _) in enumerate(ranked, 1):
             row["rank"] = rank
         pairs += [_pair(first, second, seed) for first, second in pairwise(ranked)]
     rows = [row for row, _ in measured]
-    about = {"on": given.name, "bytes": given.n_bytes, "stride": stride}
-    return {**about, "rows": rows, "pairs": pairs, "verdict": _verdict(rows, pairs)}
+    header = {"on": text.name, "bytes": text.n_bytes, "stride": stride}
+    return {**header, "rows": rows, "pairs": pairs, "verdict": _verdict(rows, pairs)}
 
 
 def _group(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Rows that may be ranked together have the same."""
+    """The key of rows that may be ranked against each other."""
     return KINDS.index(row["kind"]), row["given"] or "", not row["keeps_text"]
 
 
 def _measured(
-    entry: ComparedRun, given: EvalText, stride: int | None, seed: int
+    run: ComparedRun, text: EvalText, stride: int | None, seed: int
 ) -> tuple[dict[str, Any], PerplexityAccumulator]:
     reset_peak_memory()
-    tally = measure(entry.model, entry.tokenizer, given, stride=stride)
-    found = summarize(tally, entry.model, stride=stride, seed=seed)
+    accumulator = measure(run.model, run.tokenizer, text, stride=stride)
+    scores = summarize(accumulator, run.model, stride=stride, seed=seed)
     row = {
         "rank": 0,
-        "name": entry.name,
-        "family": entry.record.get("family") or type(entry.model).__name__.lower(),
-        "kind": found["kind"],
-        "given": found["given"],
-        "keeps_text": found["keeps_text"],
-        "likelihood": found["likelihood"],
-        "bits_per_byte": found["bits_per_byte"],
-        "perplexity": found["perplexity"],
-        "window": found["window"],
-        "parameters": n_parameters(entry.model),
-        "seconds": found["seconds"],
-        "cpu_seconds": found["cpu_seconds"],
-        "weights_bytes": weights_bytes(entry.model),
+        "name": run.name,
+        "family": run.record.get("family") or type(run.model).__name__.lower(),
+        **{key: scores[key] for key in SCORE_COLUMNS},
+        "parameters": n_parameters(run.model),
+        "seconds": scores["seconds"],
+        "cpu_seconds": scores["cpu_seconds"],
+        "weights_bytes": weights_bytes(run.model),
         "peak_memory_bytes": peak_memory_bytes(),
-        "training_cpu_seconds": entry.record.get("cpu_seconds"),
+        "training_cpu_seconds": run.record.get("cpu_seconds"),
     }
-    return row, tally
+    return row, accumulator
 
 
 def _pair(
@@ -120,10 +117,10 @@ def _pair(
     second: tuple[dict[str, Any], PerplexityAccumulator],
     seed: int,
 ) -> dict[str, Any]:
-    """How much worse the second is, in bits per byte, and whether that could be chance."""
+    """The paired difference in bits per byte, and whether it is significant."""
     (better, weights), (worse, _) = first[1].bits(), second[1].bits()
     difference = interval(paired_bootstrap(worse, better, weights, seed=seed), len(weights))
-    certain = len(weights) >= SURE and difference["low"] > 0
+    certain = len(weights) >= MIN_BLOCKS and difference["low"] > 0
     return {
         "better": first[0]["name"],
         "worse": second[0]["name"],
@@ -133,41 +130,50 @@ def _pair(
 
 
 def _verdict(rows: list[dict[str, Any]], pairs: list[dict[str, Any]]) -> list[str]:
-    """What the figures say, a sentence a pair."""
-    said = []
+    """The differences as sentences."""
+    sentences = []
     for pair in pairs:
-        d = pair["difference"]
+        d, names = pair["difference"], f"{pair['better']} and {pair['worse']}"
         spread = f"95 % interval {d['low']:.4f} to {d['high']:.4f}, {d['n']} blocks"
-        figure = f"{d['value']:.4f} bits per byte ({spread})"
+        difference = f"{d['value']:.4f} bits per byte ({spread})"
         if pair["certain"]:
-            said.append(f"{pair['better']} is better than {pair['worse']} by {figure}.")
-        elif d["n"] < SURE:
-            names = f"{pair['better']} and {pair['worse']}"
-            said.append(f"{names} cannot be told apart on so little text, {d['n']} blocks: {figure}.")
+            sentences.append(f"{pair['better']} is better than {pair['worse']} by {difference}.")
+        elif d["n"] < MIN_BLOCKS:
+            sentences.append(f"The text is too short to compare {names}, {d['n']} blocks: {difference}.")
         else:
-            said.append(f"{pair['better']} and {pair['worse']} cannot be told apart on this text: {figure}.")
+            sentences.append(f"{names} do not differ significantly on this text: {difference}.")
     kinds = list(dict.fromkeys(row["likelihood"] for row in rows))
     if len(kinds) > 1:
-        said.append(f"Likelihoods of different kinds ({'; '.join(kinds)}) are not ranked against each other.")
-    if changed := [row["name"] for row in rows if not row["keeps_text"]]:
-        said.append(
-            f"The tokenizer of {', '.join(changed)} does not keep the text as it is (case, blanks):"
-            " what it drops is not paid for."
+        sentences.append(
+            f"Likelihoods of different kinds ({'; '.join(kinds)}) are not ranked against each other."
         )
-    return said
+    if changed := [row["name"] for row in rows if not row["keeps_text"]]:
+        sentences.append(
+            f"The tokenizer of {', '.join(changed)} changes the text (case, whitespace):"
+            " what it drops is not scored."
+        )
+    return sentences
 
 
 # ── the report ─────────────────────────────────────────────────────────────────────────────────
 
-REPORTED = ("rank", "name", "bits_per_byte", "likelihood", "parameters", "seconds", "training_cpu_seconds")
-"""Columns of the report's table; comparison.json has all of them."""
+REPORT_COLUMNS = (
+    "rank",
+    "name",
+    "bits_per_byte",
+    "likelihood",
+    "parameters",
+    "seconds",
+    "training_cpu_seconds",
+)
+"""Columns of the report's table; comparison.json has all."""
 
 
 def write_comparison(
     out: Path, result: dict[str, Any], samples: Mapping[str, tuple[str, str]], logs: Mapping[str, Path]
 ) -> None:
-    """The report of a comparison: figures as JSON, a picture, and a page with both, by run a sample (what it was
-    given, and its text) and loss curves of its log.
+    """Write comparison.json, a plot and an HTML report, with a sample (source, text) and the training curve of each
+    run.
     """
     out.mkdir(parents=True, exist_ok=True)
     picture = scatter(
@@ -181,7 +187,10 @@ def write_comparison(
     alt = "bits per byte and CPU-seconds of each run, marked by the kind of its likelihood"
     sections = [
         Section(
-            "Which is better", text="\n\n".join(result["verdict"]), rows=result["rows"], columns=REPORTED
+            "Which is better",
+            text="\n\n".join(result["verdict"]),
+            rows=result["rows"],
+            columns=REPORT_COLUMNS,
         ),
         Section("Quality and cost", picture=picture, alt=alt),
     ]
@@ -194,47 +203,47 @@ def write_comparison(
     write_report(out / "comparison.html", "Comparison", sections)
 
 
-def sample_section(name: str, given: str, text: str) -> Section:
-    """A text a run wrote, and what it was given, where it makes a text from another."""
-    if given:
-        return Section(f"A sample of {name}", text=f"Source: {given}", code=text)
+def sample_section(name: str, source: str, text: str) -> Section:
+    """A text that a run generated, with its source if it has one."""
+    if source:
+        return Section(f"A sample of {name}", text=f"Source: {source}", code=text)
     return Section(f"A sample of {name}", code=text)
 
 
 def training_curves(logs: Mapping[str, Path], *, per: str = "nats per token") -> list[Section]:
-    """How each run was trained, by its log, where there is one."""
-    found = []
+    """The training curves of the runs that have a log."""
+    sections = []
     for name, log in logs.items():
         if lines := training_log(log):
             curve = loss_curve(lines, title=name, per=per)
-            alt = "loss and what the rows held out gave, by step"
-            found.append(Section(f"Training of {name}", picture=curve, alt=alt))
-    return found
+            alt = "training and validation loss by step"
+            sections.append(Section(f"Training of {name}", picture=curve, alt=alt))
+    return sections
 
 
 def write_evaluation(
-    out: Path, found: dict[str, Any], sample: tuple[str, str] | None, logs: Mapping[str, Path]
+    out: Path, result: dict[str, Any], sample: tuple[str, str] | None, logs: Mapping[str, Path]
 ) -> None:
-    """The result of `evaluate` for a model of text, as evaluation.json and as a page: figures, a sample, training."""
+    """Write the result of `evaluate` for a language model as evaluation.json and as an HTML report."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [
         {"figure": name.replace("_", " "), "value": value}
-        for name, value in found.items()
+        for name, value in result.items()
         if name not in ("run", "on", "findings", "samples") and value is not None
     ]
-    sections = [Section("Figures", f"{found['on']}; intervals are of 95 %.", rows=rows)]
-    for title, name in (("Of its own kind", "findings"), ("Its own texts", "samples")):
-        if own := found.get(name):
-            shown = [{"figure": key.replace("_", " "), "value": value} for key, value in own.items()]
+    sections = [Section("Figures", f"{result['on']}; 95 % intervals.", rows=rows)]
+    for title, name in (("Model metrics", "findings"), ("Samples", "samples")):
+        if values := result.get(name):
+            shown = [{"figure": key.replace("_", " "), "value": value} for key, value in values.items()]
             sections.append(Section(title, rows=shown))
     if sample is not None:
-        sections.append(sample_section(found["run"], *sample))
-    write_json(out / "evaluation.json", found)
+        sections.append(sample_section(result["run"], *sample))
+    write_json(out / "evaluation.json", result)
     write_report(
-        out / "evaluation.html", f"{found['run']} on {found['on']}", [*sections, *training_curves(logs)]
+        out / "evaluation.html", f"{result['run']} on {result['on']}", [*sections, *training_curves(logs)]
     )
 
 
 def training_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log that hold a loss; none where there is no log."""
+    """The lines of a run's log with a loss; empty if there is no log."""
     return [line for line in read_log(path) if "loss" in line or "validation" in line]

@@ -1,10 +1,9 @@
-"""What is inside a model, and what this machine can do: the content of `textus show` and `textus doctor`.
+"""The content of `textus show` and `textus doctor`: a model's layers and costs, and this machine.
 
-Nothing here knows a family: layers, shapes and parameters are read from the module tree, and repeated
-blocks are shown once with their number. FLOPs are counted as in Kaplan et al. 2020, table 1, a
-multiplication and an addition as two: 2 for each weight of a matrix a token meets, and 4 · seen · D for
-each layer's attention, where a token sees half the context on average; training costs three times as much.
-Families without matrices have tables instead. Shapes: T time, D width.
+Layers, shapes and parameters are read from the module tree of any family; repeated blocks are shown once with their
+number. FLOPs are counted as in Kaplan et al. 2020, table 1, a multiplication and an addition as two: 2 for each weight
+of a matrix a token meets, and 4 · seen · D for each layer's attention, where a token sees half the context on average;
+training costs three times as much. Families without matrices have tables instead. Shapes: T time, D width.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ EXTRAS = {
     "tune": ("optuna",),
     "search": ("usearch", "bm25s"),
 }
-"""Extra → the modules it brings."""
+"""Extra → the modules it installs."""
 HEADS = "heads"
-"""The layers of a `LanguageModel` that read its states for the tasks it was fine-tuned for."""
+"""The submodule of a `LanguageModel` with its task heads."""
 
 
 # ── a model ────────────────────────────────────────────────────────────────────────────────────
@@ -47,8 +46,7 @@ HEADS = "heads"
 
 @dataclass
 class ModuleSummary:
-    """A module: its name, class, what it holds itself, and its children. `times` equal ones stand for each
-    other."""
+    """A module: its name, class, own shapes, and children; `times` equal neighbours are folded into one."""
 
     name: str
     kind: str
@@ -59,15 +57,15 @@ class ModuleSummary:
 
 
 def summarize_modules(module: nn.Module, name: str = "model") -> ModuleSummary:
-    """The module tree with runs of equal neighbours (class, shapes, children) folded into one."""
+    """The module tree, equal neighbours (class, shapes, children) folded into one."""
     shapes = {key: list(p.shape) for key, p in [*module.named_parameters(recurse=False), *_stored(module)]}
     total = sum(p.numel() for p in module.parameters())
     children: list[ModuleSummary] = []
-    # heads are made before the layers they read from
+    # heads come last, though they are created first
     for key, child in sorted(module.named_children(), key=lambda pair: pair[0] == HEADS):
         layer = summarize_modules(child, key)
         if not layer.parameters and not layer.children and not layer.shapes:
-            continue  # activations, dropout: nothing is learned there
+            continue  # activations, dropout: no parameters
         if children and _same(children[-1], layer):
             children[-1].times += 1
         else:
@@ -76,13 +74,13 @@ def summarize_modules(module: nn.Module, name: str = "model") -> ModuleSummary:
 
 
 def _stored(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Buffers a run folder stores: the tables of families that count."""
+    """Buffers that a run folder stores: the tables of count-based families."""
     transient = module._non_persistent_buffers_set
     return [(key, b) for key, b in module.named_buffers(recurse=False) if key not in transient]
 
 
 def _same(first: ModuleSummary, second: ModuleSummary) -> bool:
-    """Whether two neighbours differ in nothing but their numbers."""
+    """Whether two neighbours differ only in their numbers."""
     names = first.name.isdigit() and second.name.isdigit()
     equal = (first.kind, first.shapes, first.parameters) == (second.kind, second.shapes, second.parameters)
     return names and equal and first.children == second.children
@@ -91,11 +89,10 @@ def _same(first: ModuleSummary, second: ModuleSummary) -> bool:
 def describe(
     model: LanguageModel, *, name: str = "model", context_length: int | None = None, family: str | None = None
 ) -> dict[str, Any]:
-    """A model as JSON values: config, layers, parameters, FLOPs a token, bytes of its weights and of its
-    cache.
+    """A model as JSON values: config, layers, parameters, FLOPs per token, bytes of its weights and its cache.
 
-    `context_length` (default: the model's) is what attention FLOPs and the cache are counted for. FLOPs are
-    None for families without matrices, the cache is None for those that cannot generate.
+    `context_length` (default: the model's) is the length for attention FLOPs and the cache. FLOPs are None for families
+    without matrices, the cache is None for those that cannot generate.
     """
     limit = model.config.context_length
     length = context_length or limit
@@ -117,25 +114,24 @@ def describe(
 
 
 def count_parameters(model: LanguageModel) -> dict[str, int]:
-    """Numbers learned: total, in embeddings, in one of the repeated blocks (the largest run), and of how many
-    blocks."""
+    """Parameters in total, in embeddings, in one of the (largest) repeated blocks, and the number of blocks."""
     embedding = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
     block = _largest_run(summarize_modules(model))
-    found = {"total": n_parameters(model), "embedding": embedding}
-    return {**found, "per_block": block.parameters, "blocks": block.times} if block else found
+    counts = {"total": n_parameters(model), "embedding": embedding}
+    return {**counts, "per_block": block.parameters, "blocks": block.times} if block else counts
 
 
 def _largest_run(layer: ModuleSummary) -> ModuleSummary | None:
-    """The repeated layer that holds the most."""
-    below = [found for child in layer.children if (found := _largest_run(child))]
+    """The repeated layer with the most parameters."""
+    below = [layer_below for child in layer.children if (layer_below := _largest_run(child))]
     own = [child for child in layer.children if child.times > 1 and child.parameters]
-    return max([*own, *below], key=lambda each: each.parameters * each.times, default=None)
+    return max([*own, *below], key=lambda summary: summary.parameters * summary.times, default=None)
 
 
 def flops_per_token(model: LanguageModel, length: int | None) -> int | None:
-    """Operations to read one token of a text of `length`; None for families without matrices.
+    """FLOPs of one token in a text of `length`; None for families without matrices.
 
-    An embedding that is only looked up costs nothing; one that is also the head costs as a matrix.
+    An embedding lookup costs nothing; one that is also the output head costs as a matrix.
     """
     matrices = [p for p in model.parameters() if p.ndim == 2]
     if not matrices:
@@ -153,41 +149,48 @@ def flops_per_token(model: LanguageModel, length: int | None) -> int | None:
 
 
 def cache_bytes(model: LanguageModel, length: int) -> int | None:
-    """Bytes one row remembers of `length` ids; None for families that cannot generate."""
+    """Bytes of the cache of one row with `length` ids; None for families that cannot generate."""
     if not model.capabilities.can_generate:
         return None
     one, two = (
         sum(t.numel() * t.element_size() for t in vars(cache).values() if isinstance(t, torch.Tensor))
         for cache in (model.new_cache(1, 1), model.new_cache(1, 2))
     )
-    return one + (length - 1) * (two - one)  # not made at its full length: a declared context may be huge
+    return one + (length - 1) * (two - one)  # extrapolated: a declared context may be huge
 
 
-def format_description(found: dict[str, Any]) -> str:
-    """A description for the terminal: the figures, then the layers, one a line."""
-    p = found["parameters"]
+def format_description(description: dict[str, Any]) -> str:
+    """A description as text: the figures, then one line per layer."""
+    p = description["parameters"]
     figures = [
-        ("family", found["family"]),
+        ("family", description["family"]),
         ("parameters", _parameters_text(p)),
-        ("weights", format_bytes(found["weights_bytes"])),
+        ("weights", format_bytes(description["weights_bytes"])),
     ]
-    if found["flops_per_token"] is not None:
-        forward, training = _flops(found["flops_per_token"]), _flops(found["training_flops_per_token"])
+    if description["flops_per_token"] is not None:
+        forward, training = (
+            _flops(description["flops_per_token"]),
+            _flops(description["training_flops_per_token"]),
+        )
         figures.append(("FLOPs a token", f"{forward} reading, {training} training"))
-    if found["cache_bytes"] is not None:
-        length = found["counted_for_length"]
+    if description["cache_bytes"] is not None:
+        length = description["counted_for_length"]
         figures.append(
             (
                 "cache",
-                format_bytes(found["cache_bytes"]) + (f" a row of {length:,} ids" if length else " a row"),
+                format_bytes(description["cache_bytes"])
+                + (f" a row of {length:,} ids" if length else " a row"),
             )
         )
     figures.append(
-        ("context", f"{found['context_length']:,} ids" if found["context_length"] else "any length")
+        (
+            "context",
+            f"{description['context_length']:,} ids" if description["context_length"] else "any length",
+        )
     )
-    settings = ", ".join(f"{key}={value}" for key, value in found["config"].items())
+    settings = ", ".join(f"{key}={value}" for key, value in description["config"].items())
     lines = [f"{name:<14} {text}" for name, text in figures]
-    return "\n".join([*lines, f"{'config':<14} {settings}", "", *_tree(found["layers"])])
+    return "\n".join([*lines, f"{'config':<14} {settings}", "", *_tree(description["layers"])])
 
 
 def _parameters_text(counts: dict[str, int]) -> str:
@@ -214,7 +217,7 @@ def _title(layer: dict[str, Any]) -> str:
 
 
 def _tree(layer: dict[str, Any], indent: int = 0) -> list[str]:
-    """One line a layer: name, class, shapes, parameters."""
+    """One line per layer: name, class, shapes, parameters."""
     shapes = ", ".join(f"{key} {_shape(shape)}" for key, shape in layer["shapes"].items())
     left = "  " * indent + _title(layer)
     counted = f"{layer['parameters'] * layer['times']:,}" if layer["parameters"] else ""
@@ -226,18 +229,18 @@ def _shape(shape: list[int]) -> str:
     return " × ".join(map(str, shape)) or "1"
 
 
-def format_mermaid(found: dict[str, Any]) -> str:
-    """A flow chart in Mermaid: the top layers in order, repeated blocks as a box around their parts; heads side by side
-    behind the layers.
+def format_mermaid(description: dict[str, Any]) -> str:
+    """A Mermaid flow chart: the top layers in order, repeated blocks as a box around their parts, then the heads in
+    parallel.
     """
     lines, ends = ["flowchart TD"], []
-    children = found["layers"]["children"]
+    children = description["layers"]["children"]
     heads = [head for child in children if child["name"] == HEADS for head in child["children"]]
     for number, child in enumerate(child for child in children if child["name"] != HEADS):
         lines += _box(child, f"n{number}")
         ends.append(f"n{number}")
-    if not children:  # a family without layers: its tables are one box
-        return "\n".join([*lines, f"    ids --> n0[{_quoted(found['layers'])}] --> logits"])
+    if not children:  # a family without layers is one box
+        return "\n".join([*lines, f"    ids --> n0[{_quoted(description['layers'])}] --> logits"])
     for number, head in enumerate(heads):
         lines += _box(head, f"head{number}")
     last = " & ".join(f"head{number}" for number in range(len(heads)))
@@ -245,7 +248,7 @@ def format_mermaid(found: dict[str, Any]) -> str:
 
 
 def _box(layer: dict[str, Any], key: str) -> list[str]:
-    """A node, or a box with a layer's own parts in order."""
+    """A node, or a box with the parts of a layer in order."""
     inside = layer["children"]
     if len(inside) == 1 and inside[0]["name"].isdigit() and not layer["shapes"]:  # a list of equal blocks
         inner = inside[0]
@@ -266,7 +269,9 @@ def _quoted(layer: dict[str, Any]) -> str:
     counted = layer["parameters"] * layer["times"]
     shape = _shape(max(layer["shapes"].values(), key=math.prod, default=[1]))
     details = "<br/>".join(
-        each for each in (shape if shape != "1" else "", f"{counted:,} parameters" if counted else "") if each
+        detail
+        for detail in (shape if shape != "1" else "", f"{counted:,} parameters" if counted else "")
+        if detail
     )
     text = _title(layer) + (f"<br/>{details}" if details else "")
     return '"' + text.replace('"', "'") + '"'
@@ -276,30 +281,29 @@ def _quoted(layer: dict[str, Any]) -> str:
 
 
 def doctor(folder: Path | None = None) -> dict[str, Any]:
-    """Versions, machine, measured matrix rates, extras and the disk under `folder` (default: here). Takes
-    seconds.
+    """Versions, machine, measured matrix rates, optional packages, and the disk of `folder` (default: the current one).
+    Takes a few seconds.
 
     Rates are FLOP/s of the largest layer of a small decoder, by dtype, for one thread and for all cores.
     """
     folder = Path.cwd() if folder is None else folder
-    found = hardware.detect_machine()
-    counts = sorted({1, found.cores})
+    machine = hardware.detect_machine()
+    counts = sorted({1, machine.cores})
     rates = {n: hardware.matmul_rates(["float32", "bfloat16"], threads=n, seconds=2) for n in counts}
     return {
         "versions": hardware.package_versions(),
-        "machine": dataclasses.asdict(found),
+        "machine": dataclasses.asdict(machine),
         "isa": hardware.isa_name(),
-        "matrix_rates": [{"threads": n, **each} for n, each in rates.items()],
+        "matrix_rates": [{"threads": n, **by_dtype} for n, by_dtype in rates.items()],
         "dtype": "bfloat16" if rates[1]["bfloat16"] > hardware.MARGIN * rates[1]["float32"] else "float32",
         "extras": optional_packages(),
         "disk": measure_disk(folder),
-        "advice": recommendations(found, rates),
+        "advice": recommendations(machine, rates),
     }
 
 
 def optional_packages() -> list[dict[str, Any]]:
-    """Each optional package: which extra brings it, its version (None where it is missing), and how to
-    install it."""
+    """Each optional package: its extra, its version (None if missing), and the command that installs it."""
     return [
         {
             "extra": name,
@@ -321,8 +325,7 @@ def _pip(name: str) -> str:
 
 
 def measure_disk(folder: Path, n_bytes: int = 1 << 25) -> dict[str, Any]:
-    """Free bytes under a folder, and bytes a second of writing 32 MB and flushing them; None where it cannot
-    be written."""
+    """Free bytes of a folder's disk, and bytes per second of writing and flushing 32 MB; None if it is not writable."""
     free = shutil.disk_usage(folder).free
     block = os.urandom(1 << 20)
     try:
@@ -338,43 +341,47 @@ def measure_disk(folder: Path, n_bytes: int = 1 << 25) -> dict[str, Any]:
     return {"folder": str(folder), "free": free, "write_rate": rate}
 
 
-def recommendations(found: hardware.Machine, rates: dict[int, dict[str, float]]) -> list[str]:
-    """What to do about what was found, a sentence each; empty where all is well."""
-    said = []
-    if found.compiler is None:
-        said.append("no C++ compiler: training steps run uncompiled; Debian and Ubuntu: apt-get install g++")
-    if found.load > found.cores + 0.5:
-        said.append(
-            f"{found.load:.1f} processes run on {found.cores} cores: train with fewer threads, or wait"
+def recommendations(machine: hardware.Machine, rates: dict[int, dict[str, float]]) -> list[str]:
+    """What to improve on this machine, one sentence each."""
+    sentences = []
+    if machine.compiler is None:
+        sentences.append(
+            "no C++ compiler: training steps run uncompiled; Debian and Ubuntu: apt-get install g++"
         )
-    if found.cores > 1 and rates[found.cores]["float32"] < 1.2 * rates[1]["float32"]:
-        said.append(f"{found.cores} threads multiply hardly faster than one: other work holds the cores")
-    if found.memory_available < 2e9:
-        said.append(
-            f"only {format_bytes(found.memory_available)} of memory are free: keep models and batches small"
+    if machine.load > machine.cores + 0.5:
+        sentences.append(
+            f"{machine.load:.1f} processes run on {machine.cores} cores: train with fewer threads, or wait"
         )
-    missing = sorted({each["extra"] for each in optional_packages() if each["version"] is None})
-    said += [f"extra {name!r} is incomplete: {_pip(name)}" for name in missing]
-    return said
+    if machine.cores > 1 and rates[machine.cores]["float32"] < 1.2 * rates[1]["float32"]:
+        sentences.append(
+            f"{machine.cores} threads multiply hardly faster than one: other processes use the cores"
+        )
+    if machine.memory_available < 2e9:
+        sentences.append(
+            f"only {format_bytes(machine.memory_available)} of memory is free: use small models and batches"
+        )
+    missing = sorted({package["extra"] for package in optional_packages() if package["version"] is None})
+    sentences += [f"extra {name!r} is incomplete: {_pip(name)}" for name in missing]
+    return sentences
 
 
-def format_doctor(found: dict[str, Any]) -> str:
-    """What `doctor` found, for the terminal."""
-    machine, drive = found["machine"], found["disk"]
+def format_doctor(report: dict[str, Any]) -> str:
+    """The result of `doctor` as text."""
+    machine, disk = report["machine"], report["disk"]
     memory = f"{format_bytes(machine['memory_total'])}, {format_bytes(machine['memory_available'])} free"
-    speed = f"writes {format_bytes(drive['write_rate'])}/s" if drive["write_rate"] else "cannot be written"
+    speed = f"writes {format_bytes(disk['write_rate'])}/s" if disk["write_rate"] else "not writable"
     facts = [
-        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
         ("processor", f"{machine['cpu']}, {machine['cores']} usable cores, load {machine['load']:.1f}"),
-        ("instructions", found["isa"]),
+        ("instructions", report["isa"]),
         ("memory", memory),
         ("GPU", machine["gpu"] or "none"),
         ("C++ compiler", machine["compiler"] or "none"),
-        ("disk", f"{drive['folder']}: {format_bytes(drive['free'])} free, {speed}"),
+        ("disk", f"{disk['folder']}: {format_bytes(disk['free'])} free, {speed}"),
         (
             "precision",
-            f"{found['dtype']} multiplies faster here"
-            if found["dtype"] != "float32"
+            f"{report['dtype']} is faster here"
+            if report["dtype"] != "float32"
             else "float32: bfloat16 is no faster here",
         ),
     ]
@@ -383,17 +390,17 @@ def format_doctor(found: dict[str, Any]) -> str:
             "threads": row["threads"],
             **{f"{k} GFLOP/s": round(v / 1e9) for k, v in row.items() if k != "threads"},
         }
-        for row in found["matrix_rates"]
+        for row in report["matrix_rates"]
     ]
-    here = [
+    packages = [
         {"extra": e["extra"], "package": e["module"], "version": e["version"] or "missing"}
-        for e in found["extras"]
+        for e in report["extras"]
     ]
     lines = [f"{name:<13} {format_value(text)}" for name, text in facts]
     parts = [
         "\n".join(lines),
         text_table(rates),
-        text_table(here),
-        "\n".join(f"! {each}" for each in found["advice"]),
+        text_table(packages),
+        "\n".join(f"! {advice}" for advice in report["advice"]),
     ]
     return "\n\n".join(part for part in parts if part)

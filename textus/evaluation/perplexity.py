@@ -1,16 +1,14 @@
-"""How good a model is, in numbers with intervals that mean the same for every family, tokenizer and batch
-size.
+"""Perplexity and bits per byte, with intervals that are comparable across families, tokenizers and batch sizes.
 
-**Bits per byte** is the ruler. Its numerator: the nats of every token of the text, each predicted once, over
-log 2; a character the tokenizer does not know costs its `<unk>` and 8 bits for each of its UTF-8 bytes. Its
-denominator: the bytes of the file as given. Each document begins after end-of-text, which is not scored
-itself, nor is the document's end. Windows are as long as the model's context and do not overlap; `stride`
-gives another figure, and the result names it. A family without a context length reads windows of 8,192 with
-`model.capabilities.overlap` ids repeated before each. A document in several parts is read on across them, and a window
-ends where a part does.
+**Bits per byte**: the nats of every token of the text, each predicted once, over log 2, divided by the bytes of the
+file as given. A character that the tokenizer does not know costs its `<unk>` and 8 bits for each of its UTF-8 bytes.
+Each document starts after end-of-text; neither that nor the end of the document is scored. Windows are as long as the
+model's context and do not overlap; `stride` gives another metric, which the result names. A family without a context
+length reads windows of 8,192 with `capabilities.overlap` ids repeated before each. A document in several chunks is read
+on across them, and a window ends where a chunk does.
 
-The interval is a bootstrap over blocks of the text, stretches of equal numbers of bytes, so that models with
-different tokenizers have the same blocks and can be compared in pairs. Shapes: B rows, T time.
+The interval is a bootstrap over blocks of the text with equal numbers of bytes, so that models with different
+tokenizers have the same blocks and can be compared in pairs. Shapes: B rows, T time, N tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +35,8 @@ from textus.data.eval_text import EvalText, TextChunk, chunk_document, to_eval_t
 from textus.data.loader import TokenLoader, scoring_windows
 from textus.data.token_dataset import TokenDataset, in_memory_dataset
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams, bos_ids, device_of, inference_mode
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import bos_ids, device_of, inference_mode
 from textus.metrics.resampling import (
     ByteBlocks,
     bootstrap,
@@ -53,16 +52,16 @@ from textus.tokenizers.tokenizer import UNKNOWN_TEXT
 Floats = NDArray[np.float64]
 
 UNLIMITED_WINDOW = 8192
-"""Targets of a window for families that can read any length."""
+"""Targets of a window for families without a context length."""
 
-LOGITS = 1 << 24
-"""Logits of one batch at most (64 MB in float32), unless one row has more: memory stays flat."""
+MAX_LOGITS = 1 << 24
+"""Most logits of one batch (64 MB in float32), unless a single row has more."""
 
-GROUP = 1_000_000
-"""Characters of short documents gathered before scoring, so that rows of like length share a batch."""
+GROUP_CHARACTERS = 1_000_000
+"""Characters of documents gathered before scoring, so that rows of similar length share a batch."""
 
-OWN = 1 << 18
-"""Tokens that a family's own figures are told of: their batches are all in memory."""
+MAX_METRIC_TOKENS = 1 << 18
+"""Most tokens for a family's own metrics, whose batches are all in memory."""
 
 
 # ── nats of tokens ─────────────────────────────────────────────────────────────────────────────
@@ -70,9 +69,7 @@ OWN = 1 << 18
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Nats of each token of a text, without and with what unknown characters cost; and the kind of
-    likelihood.
-    """
+    """Nats of each token of a text, the bytes lost to unknown characters, and the kind of likelihood."""
 
     nats: Floats  # (N,) the model's own
     unknown_bytes: NDArray[np.int64]  # (N,) bytes of the text that a token lost
@@ -80,7 +77,7 @@ class TokenScores:
 
     @property
     def costs(self) -> Floats:
-        """Nats of each token, 8 bits for every unknown byte included: (N,)."""
+        """Nats of each token, including 8 bits for every unknown byte: (N,)."""
         return self.nats + self.unknown_bytes * (8 * math.log(2))
 
 
@@ -92,15 +89,15 @@ def score_text(
     stride: int | None = None,
     batch_size: int | None = None,
 ) -> TokenScores:
-    """Score one document that begins after end-of-text; see the module for windows and `stride`.
+    """Score one document that starts after end-of-text; see the module for windows and `stride`.
 
-    Raises UsageError for a stride outside 1 … context, RunError where the model gives not-a-number.
+    Raises UsageError for a stride outside 1 … context, RunError if the model returns NaN.
     """
     stream = score_chunks(model, tokenizer, chunk_document([text]), stride=stride, batch_size=batch_size)
     scores = [score for _, _, score in stream] or [
         TokenScores(np.zeros(0), np.zeros(0, dtype=np.int64), model.capabilities.likelihood)
     ]
-    nats, unknown = ([getattr(each, name) for each in scores] for name in ("nats", "unknown_bytes"))
+    nats, unknown = ([getattr(score, name) for score in scores] for name in ("nats", "unknown_bytes"))
     return TokenScores(np.concatenate(nats), np.concatenate(unknown), scores[0].kind)
 
 
@@ -112,9 +109,7 @@ def score_chunks(
     stride: int | None = None,
     batch_size: int | None = None,
 ) -> Iterator[tuple[TextChunk, list[int], TokenScores]]:
-    """(part, its ids, their scores) in order; they are gathered to about GROUP characters and scored
-    together.
-    """
+    """(chunk, its ids, their scores) in order; chunks are gathered to about GROUP_CHARACTERS and scored together."""
     length, step = window_sizes(model, stride)
     first = bos_ids(model, tokenizer.bos_id)
     carry, n_cut = first, 0
@@ -130,15 +125,15 @@ def score_chunks(
         n_cut += sum(cut for _, cut in given)
         sources = [source for source, _ in given]
         nats, kind = score_ids(model, sequences, skips, sources, stride=stride, batch_size=batch_size)
-        for part, ids, line in zip(group, encoded, nats, strict=True):
-            yield part, ids, TokenScores(line, unknown_bytes(tokenizer, part.text, ids), kind)
+        for part, ids, part_nats in zip(group, encoded, nats, strict=True):
+            yield part, ids, TokenScores(part_nats, unknown_bytes(tokenizer, part.text, ids), kind)
     if n_cut:
-        log_notice(f"{n_cut:,} sources are longer than the context and were cut there, as in training")
+        log_notice(f"{n_cut:,} sources are longer than the context and were truncated, as in training")
 
 
 def source_ids(model: LanguageModel, tokenizer: Tokenizer, part: TextChunk) -> tuple[list[int] | None, bool]:
-    """The ids of a part's source as it is read in training, and whether it was cut: at most the context, its end
-    included. Without a source it is empty; None for a family that reads none.
+    """The ids of a chunk's source as in training, and whether it was truncated: at most the context, its end included.
+    Empty without a source; None for a family that reads none.
     """
     if not model.capabilities.needs_source:
         return None, False
@@ -148,7 +143,7 @@ def source_ids(model: LanguageModel, tokenizer: Tokenizer, part: TextChunk) -> t
 
 
 def unknown_bytes(tokenizer: Tokenizer, text: str, ids: list[int]) -> NDArray[np.int64]:
-    """Bytes of the text each id lost (N,); the tokenizer reads again for it, but only if any is."""
+    """Bytes of the text that each id lost (N,)."""
     if tokenizer.unk_id is None or tokenizer.unk_id not in ids:
         return np.zeros(len(ids), dtype=np.int64)
     return np.asarray(tokenizer.unknown_bytes(text, ids), dtype=np.int64)
@@ -161,7 +156,7 @@ def _groups(texts: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
         if part.text:
             group.append(part)
             size += len(part.text) + 1
-        if size >= GROUP:
+        if size >= GROUP_CHARACTERS:
             yield group
             group, size = [], 0
     if group:
@@ -169,16 +164,16 @@ def _groups(texts: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
 
 
 def window_sizes(model: LanguageModel, stride: int | None = None) -> tuple[int, int]:
-    """(ids a window reads, targets by which it moves on); UsageError for a stride outside 1 … context."""
+    """(ids that a window reads, targets by which it advances); UsageError for a stride outside 1 … context."""
     context = model.config.context_length
     if context is None:
         step = UNLIMITED_WINDOW if stride is None else stride
         if step < 1:
-            raise UsageError("out_of_range", f"stride {step} is below 1; leave it out, or give 1 or more")
+            raise UsageError("out_of_range", f"stride {step} is below 1; omit it, or give 1 or more")
         return step + model.capabilities.overlap, step
     if stride is not None and not 1 <= stride <= context:
         raise UsageError(
-            "out_of_range", f"stride {stride} must lie between 1 and the model's context of {context}"
+            "out_of_range", f"stride {stride} must be between 1 and the model's context of {context}"
         )
     return context, context - model.capabilities.overlap if stride is None else stride
 
@@ -192,10 +187,10 @@ def score_ids(
     stride: int | None = None,
     batch_size: int | None = None,
 ) -> tuple[list[Floats], str]:
-    """Nats of every id of each sequence but the first `1 + skip` ones, which are context; and the kind.
+    """Nats of every id of each sequence except the first `1 + skip` ones, which are context; and the kind.
 
-    Rows of all sequences are sorted by length into batches of `batch_size` (None: by memory); how they are
-    batched changes nothing but rounding, below 1e-6.
+    Rows of all sequences are sorted by length into batches of `batch_size` (None: by memory); batching changes results
+    by rounding only, below 1e-6.
     """
     skips = [0] * len(sequences) if skips is None else skips
     sources = [None] * len(sequences) if sources is None else sources
@@ -205,11 +200,11 @@ def score_ids(
         for row in _rows(model, ids, skip, stride):
             owners.append(owner)
             rows.append(replace(row, source=given))
-    found, kind = _score_rows(model, rows, batch_size)
-    lines: list[list[Floats]] = [[] for _ in sequences]
-    for owner, line in zip(owners, found, strict=True):
-        lines[owner].append(line)
-    return [np.concatenate(each) if each else np.zeros(0) for each in lines], kind
+    row_nats, kind = _score_rows(model, rows, batch_size)
+    parts: list[list[Floats]] = [[] for _ in sequences]
+    for owner, values in zip(owners, row_nats, strict=True):
+        parts[owner].append(values)
+    return [np.concatenate(part) if part else np.zeros(0) for part in parts], kind
 
 
 def _rows(model: LanguageModel, ids: Sequence[int], skip: int, stride: int | None) -> Iterator[Batch]:
@@ -218,7 +213,7 @@ def _rows(model: LanguageModel, ids: Sequence[int], skip: int, stride: int | Non
     if n_targets <= skip:
         return
     length, step = window_sizes(model, stride)
-    if n_targets <= length:  # one window: no longer than it need be
+    if n_targets <= length:  # one window, no longer than the sequence
         length = step = n_targets
     many = scoring_windows(np.asarray(ids), length, step, batch_size=16)
     for number, row in enumerate(row for batch in many for row in batch.micro(len(batch.ids))):
@@ -230,25 +225,25 @@ def _rows(model: LanguageModel, ids: Sequence[int], skip: int, stride: int | Non
 
 
 def _score_rows(model: LanguageModel, rows: list[Batch], batch_size: int | None) -> tuple[list[Floats], str]:
-    """Nats of the targets of each row with weight, in the order of `rows`."""
+    """Nats of the weighted targets of each row, in the order of `rows`."""
     nats: list[Floats] = [np.zeros(0)] * len(rows)
     kind = model.capabilities.likelihood
     device = device_of(model)
     with scoring_mode(model):
         for places in _batches([row.ids.shape[1] for row in rows], model.config.vocab_size, batch_size):
             batch = _collate([rows[place] for place in places])
-            found, kind = model.score(batch.to(device))
-            for place, line, weights in zip(
-                places, found.double().cpu().numpy(), batch.weights.numpy(), strict=True
+            batch_nats, kind = model.score(batch.to(device))
+            for place, values, weights in zip(
+                places, batch_nats.double().cpu().numpy(), batch.weights.numpy(), strict=True
             ):
-                nats[place] = line[weights > 0]
-    _check_numbers(nats)
+                nats[place] = values[weights > 0]
+    _check_finite(nats)
     return nats, kind
 
 
 @contextlib.contextmanager
 def scoring_mode(model: LanguageModel) -> Iterator[None]:
-    """No dropout, no gradients, activations in float32: a score does not depend on how a run was sped up."""
+    """No dropout, no gradients, float32 activations: a score does not depend on how a run was sped up."""
     precision = getattr(model, "precision", None)
     if precision is not None:
         model.precision = torch.float32  # type: ignore[assignment]
@@ -261,17 +256,17 @@ def scoring_mode(model: LanguageModel) -> Iterator[None]:
 
 
 def _batches(lengths: list[int], vocab_size: int, batch_size: int | None) -> Iterator[list[int]]:
-    """Places of rows sorted by length, `batch_size` at a time or as many as `LOGITS` allows."""
+    """Indices of rows sorted by length, `batch_size` at a time or as many as `MAX_LOGITS` allows."""
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     while order:
-        fit = max(1, LOGITS // (max(1, lengths[order[0]]) * vocab_size))
+        fit = max(1, MAX_LOGITS // (max(1, lengths[order[0]]) * vocab_size))
         taken = batch_size or min(fit, 256)
         yield order[:taken]
         order = order[taken:]
 
 
 def _collate(rows: list[Batch]) -> Batch:
-    """Rows as one batch, padded at the right with weight zero."""
+    """Rows as one batch, right-padded with weight zero."""
     time_ = max(row.ids.shape[1] for row in rows)
 
     def stack(name: str) -> Tensor:
@@ -282,30 +277,28 @@ def _collate(rows: list[Batch]) -> Batch:
     mask = torch.arange(time_) < lengths[:, None]
     batch = Batch(stack("ids"), stack("targets"), stack("weights"), mask=None if bool(mask.all()) else mask)
     given = [row.source[0] for row in rows if row.source is not None]
-    if given:  # all rows have one or none has; each ends with the end id, which also pads
+    if given:  # all rows have one or none; each ends with the end id, which also pads
         end = int(given[0][-1])
         batch.source = torch.nn.utils.rnn.pad_sequence(given, batch_first=True, padding_value=end)
     return batch
 
 
-def _check_numbers(nats: list[Floats]) -> None:
+def _check_finite(nats: list[Floats]) -> None:
     wrong = sum(int((~np.isfinite(line)).sum()) for line in nats)
     if wrong:
         raise RunError(
             "invalid_weights",
             f"the model gives {wrong:,} of {sum(map(len, nats)):,} tokens no finite probability;"
-            " its weights are damaged or training went wrong: go back to an earlier checkpoint",
+            " its weights are damaged or training diverged: return to an earlier checkpoint",
         )
 
 
-# ── the figures ────────────────────────────────────────────────────────────────────────────────
+# ── metrics ────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass
 class PerplexityAccumulator:
-    """Everything `figures` needs, summed over a text; nats are the model's own, costs include unknown
-    characters.
-    """
+    """Sums over a text for `summarize`; nats are the model's own, costs include unknown characters."""
 
     n_bytes: int
     blocks: ByteBlocks = field(default_factory=ByteBlocks)
@@ -322,7 +315,7 @@ class PerplexityAccumulator:
     cpu_seconds: float = 0.0
 
     def add(self, part: TextChunk, score: TokenScores, token_bytes: NDArray[np.int64]) -> None:
-        """One part, its scores, and how many bytes each of its tokens stands for (N,)."""
+        """Add one chunk, its scores, and the bytes of each of its tokens (N,)."""
         sizes = np.where(score.unknown_bytes > 0, score.unknown_bytes, token_bytes)
         self.blocks.add(len(part.text.encode()), sizes, score.costs)
         self.kind = score.kind
@@ -335,9 +328,7 @@ class PerplexityAccumulator:
         self.costs += float(score.costs.sum())
 
     def bits(self) -> tuple[Floats, Floats]:
-        """Bits and bytes of each block; the bytes add up to those of the file as given, whatever its
-        encoding.
-        """
+        """(bits, bytes) of each block; the bytes add up to those of the file as given, whatever its encoding."""
         costs, weights = self.blocks.totals()
         return costs / math.log(2), weights * (self.n_bytes / weights.sum())
 
@@ -351,39 +342,37 @@ def measure(
     stride: int | None = None,
     batch_size: int | None = None,
 ) -> PerplexityAccumulator:
-    """Score texts (strings, `read_text(path)`, `corpus_split_text(corpus)`) and sum up. DataError where there is no
-    text.
-    """
-    given = to_eval_text(texts, n_bytes)
-    tally = PerplexityAccumulator(given.n_bytes)
-    token_bytes = np.asarray([len(each) for each in tokenizer.vocabulary], dtype=np.int64)
+    """Score texts (strings, `read_text(path)`, `corpus_split_text(corpus)`) and sum up; DataError without text."""
+    text = to_eval_text(texts, n_bytes)
+    sums = PerplexityAccumulator(text.n_bytes)
+    token_bytes = np.asarray([len(token) for token in tokenizer.vocabulary], dtype=np.int64)
     started, cpu = time.perf_counter(), cpu_seconds()
-    with progress(f"scoring {given.name}", given.n_bytes) as advance:
-        stream = score_chunks(model, tokenizer, given, stride=stride, batch_size=batch_size)
+    with progress(f"scoring {text.name}", text.n_bytes) as advance:
+        stream = score_chunks(model, tokenizer, text, stride=stride, batch_size=batch_size)
         for part, ids, score in stream:
-            tally.add(part, score, token_bytes[np.asarray(ids, dtype=np.int64)])
-            tally.keeps_text = tally.keeps_text and is_lossless(tokenizer, part.text, ids, score)
+            sums.add(part, score, token_bytes[np.asarray(ids, dtype=np.int64)])
+            sums.keeps_text = sums.keeps_text and is_lossless(tokenizer, part.text, ids, score)
             advance(len(part.text.encode()))
-    tally.seconds, tally.cpu_seconds = time.perf_counter() - started, cpu_seconds() - cpu
-    if not tally.tokens:
+    sums.seconds, sums.cpu_seconds = time.perf_counter() - started, cpu_seconds() - cpu
+    if not sums.tokens:
         raise DataError(
-            "empty_data", f"{given.name} holds no text to measure on; give a file that is not empty"
+            "empty_data", f"{text.name} contains no text to evaluate; give a file that is not empty"
         )
-    if model.capabilities.needs_source and not tally.sources:
-        log_notice(f"{given.name} has no sources: it is scored as what follows from an empty one")
-    return tally
+    if model.capabilities.needs_source and not sums.sources:
+        log_notice(f"{text.name} has no sources: it is scored with an empty one")
+    return sums
 
 
 def is_lossless(tokenizer: Tokenizer, text: str, ids: Sequence[int], score: TokenScores) -> bool:
-    """Whether the ids and what is charged for unknown characters tell the whole text: a tokenizer that drops case or
-    blanks has less to predict, and its figure is too low.
+    """Whether the ids, with what is charged for unknown characters, determine the whole text: a tokenizer that drops
+    case or whitespace has less to predict, and its bits per byte are too low.
     """
-    told = tokenizer.decode(ids)
-    if told == text:
+    decoded = tokenizer.decode(ids)
+    if decoded == text:
         return True
-    lost, known = int(score.unknown_bytes.sum()), told.split(UNKNOWN_TEXT)
-    whole = lost + sum(len(each.encode()) for each in known) == len(text.encode())
-    return bool(lost) and whole and all(each in text for each in known)
+    lost, pieces = int(score.unknown_bytes.sum()), decoded.split(UNKNOWN_TEXT)
+    is_whole = lost + sum(len(piece.encode()) for piece in pieces) == len(text.encode())
+    return bool(lost) and is_whole and all(piece in text for piece in pieces)
 
 
 def evaluate(
@@ -396,13 +385,13 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Bits per byte with its 95 % interval, and what goes with it, as JSON values.
+    """Bits per byte with its 95 % interval, and related metrics, as JSON values.
 
-    `texts` is what `read_text` or `corpus_split_text` give, or strings, each a document. `perplexity` is per token
-    of this tokenizer and leaves the cost of unknown characters out, as is usual; `nats_per_character` has it
-    in. `n` counts the blocks of the bootstrap. `kind`, `given` (a source, what the likelihood takes as known)
-    and `keeps_text` (see `keeps`) say which figures may be ranked together, `likelihood` says it in words.
-    Raises DataError for no text, UsageError for a stride out of range.
+    `texts` is the result of `read_text` or `corpus_split_text`, or strings, each a document. `perplexity` is per token
+    of this tokenizer and, as usual, excludes the cost of unknown characters; `nats_per_character` includes it. `n` is
+    the number of blocks of the bootstrap. Only results with equal `kind`, `given` (the condition: a source) and
+    `keeps_text` (see `is_lossless`) may be ranked together; `likelihood` is a label of the three. Raises DataError for
+    no text, UsageError for a stride out of range.
     """
     tally = measure(model, tokenizer, texts, n_bytes=n_bytes, stride=stride, batch_size=batch_size)
     return summarize(tally, model, stride=stride, seed=seed)
@@ -411,7 +400,7 @@ def evaluate(
 def summarize(
     tally: PerplexityAccumulator, model: LanguageModel, *, stride: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """The result of `evaluate` from a tally."""
+    """The result of `evaluate` from the sums over a text."""
     bits, weights = tally.bits()
     given = ("a source" if tally.sources else "an empty source") if model.capabilities.needs_source else None
     return {
@@ -435,7 +424,7 @@ def summarize(
 
 
 def likelihood_label(kind: str, given: str | None, keeps_text: bool) -> str:
-    """What a figure is, for people; figures are ranked together where this is the same."""
+    """A label of the likelihood; results are ranked together if it is equal."""
     known = f", given {given}" if given else ""
     return kind + known + ("" if keeps_text else ", of a changed text")
 
@@ -452,32 +441,32 @@ def sample_quality(
     sources: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How varied the model's own texts are: distinct-1, -2, -4 and repetition over `n` samples, on ids.
+    """How varied generated texts are: distinct-1, -2, -4 and repetition over `n` samples, on ids.
 
-    Samples begin after end-of-text and are drawn with `sampling` (default temperature 1, 200 tokens), each
-    with a seed of its own; a family that needs a source is given `sources` in turn, or empty ones. Distinct-n is over
-    all samples together, repetition within each; intervals are over samples. Raises UsageError for a family
-    that cannot generate, or `n` below 1.
+    Samples start after end-of-text, with `sampling` (default temperature 1, 200 tokens) and a seed each; a
+    sequence-to-sequence family gets `sources` in turn, or empty ones. Distinct-n is over all samples together,
+    repetition within each; intervals are over samples. Raises UsageError for a family that cannot generate, or `n`
+    below 1.
     """
     if not model.capabilities.can_generate:
         raise UsageError(
             "unsupported_model",
-            f"{type(model).__name__} cannot generate; its samples have no quality to measure",
+            f"{type(model).__name__} cannot generate, so it has no samples to evaluate",
         )
     if n < 1:
         raise UsageError("out_of_range", f"{n} samples; give 1 or more")
     sampling = sampling or SamplingParams(temperature=1.0, sliding=True)
     texts: list[list[int]] = [[] for _ in range(n)]
-    each = [replace(sampling, seed=derive_seed(seed, "quality", row)) for row in range(n)]
+    samplings = [replace(sampling, seed=derive_seed(seed, "quality", row)) for row in range(n)]
     first = bos_ids(model, tokenizer.bos_id)
-    given = (
+    cycled = (
         [(sources or [[]])[row % len(sources or [[]])] for row in range(n)]
         if model.capabilities.needs_source
         else None
     )
     with progress("sampling", n) as advance:
         engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
-        for event in engine.stream([first] * n, each, given):
+        for event in engine.stream([first] * n, samplings, cycled):
             if event.id is not None:
                 texts[event.row].append(event.id)
             advance(event.reason is not None)
@@ -493,54 +482,56 @@ def sample_quality(
 def first_sources(
     model: LanguageModel, tokenizer: Tokenizer, texts: Iterable[TextChunk], n: int = 16
 ) -> list[list[int]]:
-    """The ids of the first `n` sources of texts, for `sample_quality`; none for a family that reads none."""
-    found = (source_ids(model, tokenizer, part)[0] for part in texts if part.source is not None)
+    """The ids of the first `n` sources of texts, for `sample_quality`; empty for a family that reads none."""
+    candidates = (source_ids(model, tokenizer, part)[0] for part in texts if part.source is not None)
     return (
-        list(islice((ids for ids in found if ids is not None), n)) if model.capabilities.needs_source else []
+        list(islice((ids for ids in candidates if ids is not None), n))
+        if model.capabilities.needs_source
+        else []
     )
 
 
-# ── what a family tells of itself ──────────────────────────────────────────────────────────────
+# ── a family's own metrics ─────────────────────────────────────────────────────────────────────
 
 
 def model_metrics(model: LanguageModel, tokenizer: Tokenizer, texts: Any, *, seed: int = 0) -> dict[str, Any]:
-    """The family's `findings` over texts, read as it reads them in training: whole documents, or packed windows.
+    """The family's own validation metrics over texts, batched as in training: whole documents, or packed windows.
 
-    Figures that each text has come with an interval by bootstrap over texts; `trouble` is what the family says is
-    wrong with the model, or None; `tokens` how many were read, of a long text about the first `OWN`. Empty for a
-    family without findings.
+    Metrics of each text come with an interval by bootstrap over texts; `trouble` is the family's diagnosis, or
+    None; `tokens` how many were read, of a long text about the first `MAX_METRIC_TOKENS`. Empty for a family without
+    any.
     """
     if type(model).validation_metrics is LanguageModel.validation_metrics:
         return {}
     device, values = device_of(model), dict[str, list[Tensor]]()
     with scoring_mode(model):
-        batches, n_tokens = _as_in_training(model, tokenizer, to_eval_text(texts))
+        batches, n_tokens = _training_batches(model, tokenizer, to_eval_text(texts))
         batches = [batch.to(device) for batch in batches]
-        found = model.validation_metrics(batches)
+        metrics = model.validation_metrics(batches)
         for batch in batches:
-            for name, each in model.per_text_metrics(batch).items():
-                values.setdefault(name, []).append(each)
-    trouble = model.diagnose(found)
+            for name, per_text in model.per_text_metrics(batch).items():
+                values.setdefault(name, []).append(per_text)
+    trouble = model.diagnose(metrics)
     for name, parts in values.items():
-        whole = torch.cat(parts).double().cpu().numpy()
-        found[name] = interval(bootstrap(whole, np.ones(len(whole)), seed=seed), len(whole))
-    return {**found, "tokens": n_tokens, "trouble": trouble}
+        column = torch.cat(parts).double().cpu().numpy()
+        metrics[name] = interval(bootstrap(column, np.ones(len(column)), seed=seed), len(column))
+    return {**metrics, "tokens": n_tokens, "trouble": trouble}
 
 
-def _as_in_training(model: LanguageModel, tokenizer: Tokenizer, texts: EvalText) -> tuple[list[Batch], int]:
-    """Batches of the texts in order, and how many tokens they hold."""
+def _training_batches(model: LanguageModel, tokenizer: Tokenizer, texts: EvalText) -> tuple[list[Batch], int]:
+    """Batches of the texts in order, and their number of tokens."""
     parts: list[TextChunk] = []
     ids: list[list[int]] = []
     n_tokens = 0
     for part in texts:
-        if n_tokens >= OWN:
+        if n_tokens >= MAX_METRIC_TOKENS:
             break
         if not part.text:  # none to be scored
             continue
         parts.append(part)
         ids.append(tokenizer.encode(part.text))
         n_tokens += len(ids[-1])
-    store = _joined(parts, ids, tokenizer.end_id)
+    store = _join_documents(parts, ids, tokenizer.end_id)
     longest = model.config.context_length or UNLIMITED_WINDOW
     sizes: dict[str, Any] = {"batch_size": 32, "context_length": longest, "shuffle": False}
     loader: BatchSource
@@ -548,7 +539,7 @@ def _as_in_training(model: LanguageModel, tokenizer: Tokenizer, texts: EvalText)
         sources = None
         if model.capabilities.needs_source:
             given = [source_ids(model, tokenizer, part)[0] or [] for part in parts]
-            sources = _joined(parts, given, tokenizer.end_id)
+            sources = _join_documents(parts, given, tokenizer.end_id)
         start = getattr(model.config, "start_id", None)
         loader = BucketLoader(store, sources, start_id=start, **sizes)
     else:
@@ -556,14 +547,14 @@ def _as_in_training(model: LanguageModel, tokenizer: Tokenizer, texts: EvalText)
     return [loader.batch(number) for number in range(loader.n_batches)], n_tokens
 
 
-def _joined(parts: Sequence[TextChunk], ids: Sequence[list[int]], end_id: int) -> TokenDataset:
-    """The ids of parts as a store: `EOT d1 EOT d2 … EOT`, parts that continue a document with nothing between."""
+def _join_documents(parts: Sequence[TextChunk], ids: Sequence[list[int]], end_id: int) -> TokenDataset:
+    """The ids of chunks as a dataset: `EOT d1 EOT d2 … EOT`; chunks that continue a document follow it directly."""
     joined, starts = [end_id], [0]
-    for number, (part, each) in enumerate(zip(parts, ids, strict=True)):
+    for number, (part, chunk_ids) in enumerate(zip(parts, ids, strict=True)):
         if number and not part.continues:
             starts.append(len(joined))
             joined.append(end_id)
-        joined += each
+        joined += chunk_ids
     return in_memory_dataset([*joined, end_id], starts)
 
 
@@ -571,12 +562,12 @@ def _joined(parts: Sequence[TextChunk], ids: Sequence[list[int]], end_id: int) -
 
 
 def n_parameters(model: LanguageModel) -> int:
-    """Numbers that were learned: parameters, or for a family that counts, all its tables hold."""
+    """The number of parameters, or for a count-based family of all values in its tables."""
     counted = sum(p.numel() for p in model.parameters())
     return counted or sum(tensor.numel() for tensor in model.state_dict().values())
 
 
 def weights_bytes(model: LanguageModel) -> int:
-    """Bytes of everything a run folder stores of the model; tensors that share memory count once."""
+    """Bytes of a model in a run folder; tensors that share memory count once."""
     stored = {tensor.data_ptr(): tensor for tensor in model.state_dict().values() if tensor.numel()}
     return sum(tensor.numel() * tensor.element_size() for tensor in stored.values())

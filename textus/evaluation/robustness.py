@@ -1,8 +1,8 @@
-"""How much worse a fine-tuned run answers when the same rows are written a little differently.
+"""Robustness: how much a fine-tuned run's metric drops when the rows are perturbed.
 
-Every row is changed by one thing at a time, its labels moved along, and asked again. The drop is paired: the same rows,
-plain and changed, so what makes a row hard for both cancels. Where a task's figure is a mean over rows the interval is
-a bootstrap over them (Efron and Tibshirani 1993), else a jackknife that leaves out one twentieth of the rows at a time.
+Each perturbation changes every row by one thing and moves its labels along. The drop is paired, on the same rows. If
+the metric is a mean over rows its interval is a bootstrap over them (Efron and Tibshirani 1993), else a jackknife that
+leaves out one twentieth of the rows at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from textus.augment.augmenter import (
-    AugmentSettings,
+    AugmentConfig,
     apply_operation,
     content_hash,
     make_operations,
@@ -40,53 +40,53 @@ from textus.tasks.inference import predict_texts
 from textus.tokenizers import Tokenizer
 
 RATE = 0.15
-"""Share of words (or blanks) that a change concerns."""
+"""Share of words (or spaces) that a perturbation changes."""
 GROUPS = 20
-BESIDE = (
+IRRELEVANT = (
     "The bus to the station leaves at half past nine.",
     "Tickets are sold on the second floor.",
     "It rained.",
 )
-BESIDE_ZH = ("开往车站的汽车九点半发车。", "门票在二楼出售。", "昨天下了雨。")
+IRRELEVANT_ZH = ("开往车站的汽车九点半发车。", "门票在二楼出售。", "昨天下了雨。")
 
 Predicted = tuple[list[Example], list[Any]]
-"""Examples and the answers to them."""
+"""Examples and their predictions."""
 
 
-# ── changes that are no augmentation ───────────────────────────────────────────────────────────
+# ── perturbations that are not augmentations ───────────────────────────────────────────────────
 
 
-def change_case(write: Any) -> Operation:
-    """Every word in other letters; one that would become longer or shorter stays, so that labels do."""
+def change_case(convert: Any) -> Operation:
+    """Change the case of every word, unless that changes its length, so that labels stay in place."""
 
     def operation(units: Tokens, random: Random, rate: float) -> Tokens:
-        written = [write(unit.text) for unit in units]
-        pairs = zip(units, written, strict=True)
+        converted = [convert(unit.text) for unit in units]
+        pairs = zip(units, converted, strict=True)
         return [replace(unit, text=text) if len(text) == len(unit.text) else unit for unit, text in pairs]
 
     return operation
 
 
 def change_spacing(units: Tokens, random: Random, rate: float) -> Tokens | None:
-    """Blanks lost or doubled, and in Chinese put where there are none. Tokens have no blanks."""
+    """Drop or double spaces, and insert some in Chinese. None for tokens with tags, which have no spaces."""
     if any(unit.tag is not None for unit in units):
         return None
-    found = list(units)
+    changed = list(units)
     for place, unit in enumerate(units[:-1]):
         if random.random() < rate and (
             unit.trailing_space or (starts_with_han(unit.text) and starts_with_han(units[place + 1].text))
         ):
-            found[place] = replace(
+            changed[place] = replace(
                 unit,
                 trailing_space=random.choice(("", 2 * unit.trailing_space)) if unit.trailing_space else " ",
             )
-    return found
+    return changed
 
 
 def irrelevant_sentence(units: Tokens, random: Random, rate: float) -> Tokens:
-    """A sentence that has nothing to do with the text, behind it."""
+    """Append a sentence unrelated to the text."""
     zh = any(starts_with_han(unit.text) for unit in units)
-    sentence = random.choice(BESIDE_ZH if zh else BESIDE)
+    sentence = random.choice(IRRELEVANT_ZH if zh else IRRELEVANT)
     tag = None if all(unit.tag is None for unit in units) else "O"
     words = re.findall(rf"[{HAN_BMP}。]|\w+|\.", sentence) if tag else [sentence]
     gap = "" if zh else " "
@@ -95,13 +95,13 @@ def irrelevant_sentence(units: Tokens, random: Random, rate: float) -> Tokens:
 
 
 def make_perturbations(vectors: Path | None) -> dict[str, Operation]:
-    """What is done to the rows, by name; synonyms only where there is a source of them, else that is told."""
-    found = make_operations(AugmentSettings("typos,ocr"))
+    """The perturbations by name; synonyms only if there is a source of them, otherwise a notice."""
+    operations = make_operations(AugmentConfig("typos,ocr"))
     try:
-        found |= make_operations(AugmentSettings("synonyms", vectors=str(vectors or "")))
+        operations |= make_operations(AugmentConfig("synonyms", vectors=str(vectors or "")))
     except UsageError as error:
         log_notice(f"robustness to synonyms is not measured: {error}")
-    return found | {
+    return operations | {
         "lower case": change_case(str.lower), "upper case": change_case(str.upper), "spacing": change_spacing,
         "irrelevant sentence": irrelevant_sentence,
     }  # fmt: skip
@@ -110,50 +110,51 @@ def make_perturbations(vectors: Path | None) -> dict[str, Operation]:
 def perturb(
     records: Sequence[Record], name: str, operation: Operation, seed: int
 ) -> tuple[list[Record], int]:
-    """The rows changed, and how many of them are; a row that cannot be stays as it is."""
-    found, n_changed = [], 0
+    """(perturbed rows, number of rows that changed); a row that cannot be perturbed stays unchanged."""
+    perturbed, n_changed = [], 0
     for record in records:
-        taken = tokenize_record(record.values, record.where)
+        tokenized = tokenize_record(record.values, record.where)
         if name == "irrelevant sentence":  # once a row
-            longest = max(taken.fields, key=lambda each: len(taken.fields[each]))
-            taken = TokenizedRecord(record.values, {longest: taken.fields[longest]}, taken.spans)
+            longest = max(tokenized.fields, key=lambda field: len(tokenized.fields[field]))
+            tokenized = TokenizedRecord(record.values, {longest: tokenized.fields[longest]}, tokenized.spans)
         random = Random(derive_seed(seed, name, origin_id(record.values)))
-        row = apply_operation(taken, operation, random, RATE)
-        n_changed += content_hash(taken, row) != content_hash(taken, record.values)
-        found.append(Record(row, record.where))
-    return found, n_changed
+        row = apply_operation(tokenized, operation, random, RATE)
+        n_changed += content_hash(tokenized, row) != content_hash(tokenized, record.values)
+        perturbed.append(Record(row, record.where))
+    return perturbed, n_changed
 
 
-# ── measuring ──────────────────────────────────────────────────────────────────────────────────
+# ── evaluation ────────────────────────────────────────────────────────────────────────────────
 
 
-def main_metric(task: Task, asked: Predicted) -> tuple[str, float]:
-    """The task's figure that is a mean over rows, else its first, and its name."""
-    if each := task.per_example_metric(*asked):
-        return each[0], float(each[1].mean())
-    scores = task.metrics(*asked, intervals=False)
+def main_metric(task: Task, predicted: Predicted) -> tuple[str, float]:
+    """The task's metric that is a mean over rows, else its first: (name, value)."""
+    if per_row := task.per_example_metric(*predicted):
+        return per_row[0], float(per_row[1].mean())
+    scores = task.metrics(*predicted, intervals=False)
     name = next(name for name, value in scores.items() if isinstance(value, dict) and "value" in value)
     return name, float(scores[name]["value"])
 
 
 def metric_drop(task: Task, plain: Predicted, other: Predicted, seed: int) -> dict[str, float]:
-    """How much the figure loses from `plain` to `other`, the same rows, with its interval."""
+    """How much the metric drops from `plain` to `other` on the same rows, with its interval."""
     n = len(plain[0])
     first, second = task.per_example_metric(*plain), task.per_example_metric(*other)
     if first is not None and second is not None:
         return interval(paired_bootstrap(first[1], second[1], np.ones(n), seed=seed), n)
 
-    def lost(rows: Sequence[int]) -> float:
+    def drop_on(rows: Sequence[int]) -> float:
         parts = [
-            ([asked[0][row] for row in rows], [asked[1][row] for row in rows]) for asked in (plain, other)
+            ([examples[row] for row in rows], [outputs[row] for row in rows])
+            for examples, outputs in (plain, other)
         ]
         return main_metric(task, parts[0])[1] - main_metric(task, parts[1])[1]
 
-    value, groups = lost(range(n)), min(GROUPS, n)
+    value, groups = drop_on(range(n)), min(GROUPS, n)
     if groups < 2:
         return interval((value, value, value), n)
     order = np.random.default_rng(seed).permutation(n) % groups
-    without = np.asarray([lost(np.flatnonzero(order != group).tolist()) for group in range(groups)])
+    without = np.asarray([drop_on(np.flatnonzero(order != group).tolist()) for group in range(groups)])
     spread = 1.96 * math.sqrt((groups - 1) * without.var())
     return interval((value, value - spread, value + spread), n)
 
@@ -168,32 +169,32 @@ def evaluate_robustness(
     vectors: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The task's first figure on the labelled rows of a file, plain and after each change: what it loses, with a 95 %
-    interval. Raises DataError for rows that a change would make unreadable.
+    """The task's main metric on the labelled rows of a file, plain and after each perturbation, with 95 % intervals of
+    the drop. Raises DataError for rows that a perturbation makes unreadable.
     """
     rows = read_rows(task, path, options)
     examples = rows.examples
-    records = [Record(values, each.where) for values, each in zip(rows.fields, examples, strict=True)]
+    records = [Record(values, example.where) for values, example in zip(rows.fields, examples, strict=True)]
     plain = examples, predict_texts(model, task, tokenizer, examples)
     name, value = main_metric(task, plain)
-    found = []
+    results = []
     for change, operation in make_perturbations(vectors).items():
         others, n_changed = perturb(records, change, operation, seed)
-        asked = task.make_examples(others, labelled=True)
-        if len(asked) != len(examples):
+        perturbed = task.make_examples(others, labelled=True)
+        if len(perturbed) != len(examples):
             raise DataError(
                 "invalid_rows",
-                f"{len(examples) - len(asked)} rows cannot be read any more after the change {change!r}",
+                f"{len(examples) - len(perturbed)} rows cannot be read after the perturbation {change!r}",
             )
-        other = asked, predict_texts(model, task, tokenizer, asked)
+        other = perturbed, predict_texts(model, task, tokenizer, perturbed)
         if not n_changed:
-            log_notice(f"{change} changed no row of {path}")
-        found.append(
+            log_notice(f"perturbation {change!r} changed no row of {path}")
+        results.append(
             {
                 "change": change, "rows_changed": n_changed, name: main_metric(task, other)[1],
                 "drop": metric_drop(task, plain, other, seed),
             }
         )  # fmt: skip
-    each, n = task.per_example_metric(*plain), len(examples)
-    whole = interval(bootstrap(each[1], np.ones(n), seed=seed), n) if each else value
-    return {"rows": n, "figure": name, name: whole, "changes": found}
+    per_row, n = task.per_example_metric(*plain), len(examples)
+    whole = interval(bootstrap(per_row[1], np.ones(n), seed=seed), n) if per_row else value
+    return {"rows": n, "figure": name, name: whole, "changes": results}

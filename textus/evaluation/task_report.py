@@ -1,7 +1,7 @@
-"""What stands around a task's figures: the baselines they must beat, the slices they hide, the page that shows them.
+"""Task metrics in context: baselines, slices, overlap with training data, and the HTML report.
 
-Floors are the best answer to a text nobody has read (the majority class), and TF-IDF with a linear classifier, trained
-once on the rows the run was trained on and kept in the user's cache: a run's folder is only read. A difference is
+The baselines are the best constant prediction (the majority class), and TF-IDF with a linear classifier, trained once
+on the training rows of the run and cached in the user's cache folder: the run's folder is only read. Differences are
 paired: both sides on the same rows.
 """
 
@@ -34,23 +34,24 @@ from textus.models.registry import family as family_of
 from textus.reporting.html import Section, write_report
 from textus.reporting.plots import bars
 from textus.runs.store import load, open_run, verify
-from textus.tasks.base import Example, Task, metrics_with_intervals
+from textus.tasks.base import Example, Task
 from textus.tasks.inference import predict_texts
 from textus.tasks.prediction import answer_columns, flatten_prediction
 from textus.tasks.registry import task_from_record
+from textus.tasks.reporting import metrics_with_intervals
 from textus.tasks.rows import drop_rejected
 
 LINEAR = "TF-IDF + linear"
 BASELINE_FOLDER = "baselines"
-"""The folder of those baselines in the user's cache."""
+"""The folder of trained baselines in the user's cache."""
 MOST_SLICES = 30
 LENGTH = "length"
-"""The slice that every file has."""
+"""The slice available for every file: by length."""
 
 
 @dataclass(frozen=True)
 class EvalDataset:
-    """The labelled rows of a file for a task; `fields` are all columns of each."""
+    """The labelled rows of a file for a task; `fields` are all columns of each row."""
 
     task: Task
     examples: list[Example]
@@ -60,8 +61,8 @@ class EvalDataset:
 def read_rows(
     task: Task, on: Any, options: ReadOptions = AUTODETECT, trained: ReadOptions = AUTODETECT
 ) -> EvalDataset:
-    """The rows of a file, or of Python, that have a text and a label; `trained`: how the rows of the run that answers
-    them were read. Raises DataError where there is none.
+    """The rows of a file, or from Python, that have a text and a label; `trained`: how the training rows of the run
+    were read. DataError if there are none.
     """
     faults: list[RowProblem] | None = None if options.skip_invalid is None else []
     records = labelled_records(on, options, task.name, trained, faults)
@@ -71,29 +72,29 @@ def read_rows(
         records = drop_unusable(records, check, options.skip_invalid, faults)
     examples = task.make_examples(records, labelled=True)
     if not examples:
-        raise DataError("empty_data", f"{dataset_name(on)} has no row with text and label")
+        raise DataError("empty_data", f"{dataset_name(on)} has no row with a text and a label")
     fields = {record.where: record.values for record in records}
-    return EvalDataset(task, examples, [fields[each.where] for each in examples])
+    return EvalDataset(task, examples, [fields[example.where] for example in examples])
 
 
 def dataset_name(on: Any) -> str:
-    """What a result calls the rows it was measured on."""
+    """The name of evaluated rows in a result."""
     return str(on) if isinstance(on, str | Path) else "the rows given"
 
 
 def task_metrics(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = ()) -> dict[str, Any]:
-    """The task's figures on all rows, and on the slices asked for; a mistake has its row's id, where it has one."""
+    """The task's metrics on all rows, and on slices `by` columns; mistakes get their row's id, if it has one."""
     groups = {name: slice_rows(rows, name) for name in by}
-    found = {"rows": len(rows.examples), **rows.task.metrics(rows.examples, outputs)}
+    result = {"rows": len(rows.examples), **rows.task.metrics(rows.examples, outputs)}
     ids = {
-        example.where: own
+        example.where: own_id
         for example, row in zip(rows.examples, rows.fields, strict=True)
-        if (own := row_id(row)) is not None
+        if (own_id := row_id(row)) is not None
     }
-    for mistake in found.get("mistakes", []) if ids else []:
+    for mistake in result.get("mistakes", []) if ids else []:
         mistake["id"] = ids.get(mistake["where"])
     if groups:
-        found["slices"] = {
+        result["slices"] = {
             name: [
                 {"slice": value, "rows": len(places)}
                 | metrics_with_intervals(
@@ -103,37 +104,37 @@ def task_metrics(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = 
             ]
             for name, group in groups.items()
         }
-    return found
+    return result
 
 
 def slice_rows(rows: EvalDataset, name: str) -> dict[str, list[int]]:
-    """The places of the rows that have each value of a column, the most frequent first; `length`: of each quarter by
+    """The indices of the rows with each value of a column, most frequent first; `length`: quartiles by number of
     characters.
     """
-    if any(name in each for each in rows.fields):
-        values = [str(each.get(name)) for each in rows.fields]
+    if any(name in field for field in rows.fields):
+        values = [str(field.get(name)) for field in rows.fields]
         order = [value for value, _ in Counter(values).most_common()]
         if len(order) > MOST_SLICES:
-            left = sum(value not in order[:MOST_SLICES] for value in values)
+            n_left = sum(value not in order[:MOST_SLICES] for value in values)
             log_notice(
-                f"--slice {name}: the {MOST_SLICES} most frequent of {len(order):,} values; {left:,} rows in none"
+                f"--slice {name}: the {MOST_SLICES} most frequent of {len(order):,} values; {n_left:,} rows in none"
             )
     elif name == LENGTH:
-        lengths = [sum(map(len, each.texts)) for each in rows.examples]
+        lengths = [sum(map(len, example.texts)) for example in rows.examples]
         edges = np.unique(np.quantile(lengths, [0.25, 0.5, 0.75, 1], method="inverted_cdf")).tolist()
         names = [f"up to {int(edge):,} characters" for edge in edges]
         values, order = [names[at] for at in np.searchsorted(edges, lengths)], names
     else:
-        shown = ", ".join(dict.fromkeys(map(str, (key for each in rows.fields for key in each))))
+        shown = ", ".join(dict.fromkeys(map(str, (key for field in rows.fields for key in field))))
         raise UsageError(
             "column_not_found",
-            f"--slice {name}: no such column; there are {shown}, and {LENGTH} for the texts' own",
+            f"--slice {name}: column not found; use one of {shown}, or {LENGTH} for the texts' own",
         )
-    found: dict[str, list[int]] = {value: [] for value in order[:MOST_SLICES]}
+    groups: dict[str, list[int]] = {value: [] for value in order[:MOST_SLICES]}
     for place, value in enumerate(values):
-        if value in found:
-            found[value].append(place)
-    return found
+        if value in groups:
+            groups[value].append(place)
+    return groups
 
 
 def training_file(record: dict[str, Any]) -> LabelledFile | None:
@@ -163,11 +164,11 @@ def count_train_overlap(
             known = {example.texts for example in rows.task.make_examples(file.records, labelled=False)}
     except (DataError, UsageError):  # other rows than the task's
         return None
-    shared = [each for each in rows.examples if each.texts in known]
+    shared = [example for example in rows.examples if example.texts in known]
     if shared:
         log_notice(
-            f"{len(shared):,} of the {len(rows.examples):,} rows have a text that stands in {path}, where the run was"
-            f" trained; the first is {shared[0].where}"
+            f"{len(shared):,} of the {len(rows.examples):,} rows have a text that is also in the training file {path};"
+            f" the first is {shared[0].where}"
         )
     return len(shared)
 
@@ -178,13 +179,15 @@ def count_train_overlap(
 def paired_difference(
     rows: EvalDataset, ours: Sequence[Any], *theirs: Sequence[Any]
 ) -> dict[str, Any] | None:
-    """How much better our answers are than others' on average, on the same rows: {"of", "value", "low", "high", "n"};
-    None for a task whose figure is no mean over rows.
+    """How much better our predictions are than others' on average, on the same rows: {"of", "value", "low", "high",
+    "n"}; None for a task whose metric is not a mean over rows.
     """
     own = rows.task.per_example_metric(rows.examples, ours)
     if own is None:
         return None
-    others = [each[1] for outputs in theirs if (each := rows.task.per_example_metric(rows.examples, outputs))]
+    others = [
+        metric[1] for outputs in theirs if (metric := rows.task.per_example_metric(rows.examples, outputs))
+    ]
     n = len(own[1])
     return {"of": own[0], **interval(paired_bootstrap(own[1], np.mean(others, axis=0), np.ones(n)), n)}
 
@@ -196,16 +199,16 @@ def baselines(
     outputs: Sequence[Any],
     file: LabelledFile | None = None,
 ) -> dict[str, Any]:
-    """What the same rows give those who know less, and how much better our answers are: {"majority", LINEAR}, as far
-    as there are such; what is missing is reported. `file`: the run's training rows (None: read now if needed).
+    """The baselines on the same rows, and how much better our predictions are: {"majority", LINEAR}, where available;
+    what is missing is reported. `file`: the run's training rows (None: read now if needed).
     """
     others: dict[str, Sequence[Any]] = {}
-    if (blind := rows.task.majority_baseline(rows.examples)) is not None:
-        others[rows.task.baseline_name] = blind
+    if (majority := rows.task.majority_baseline(rows.examples)) is not None:
+        others[rows.task.baseline_name] = majority
     if rows.task.baseline_family not in (None, record["family"]) and (
-        kept := baseline_run(run, record, file)
+        trained := baseline_run(run, record, file)
     ):
-        model, tokenizer, _ = load(kept)
+        model, tokenizer, _ = load(trained)
         others[LINEAR] = predict_texts(model, rows.task, tokenizer, rows.examples)
     return {
         name: {
@@ -224,25 +227,23 @@ def baseline_run(run: Path, record: dict[str, Any], file: LabelledFile | None = 
     family = task_from_record(record).baseline_family
     assert family is not None
     try:
-        kept = baseline_folder(family, record)
-        if is_intact_run(kept):
-            return kept
-        config = replace(recorded_config(record), family=family)
+        folder = baseline_folder(family, record)
+        if is_intact_run(folder):
+            return folder
+        config = replace(recorded_config(record), model=family)
         files = [file or read_file(config.data, config)]
         files += [read_file(config.dev, config)] if config.dev else []
         if fingerprint_of(files) != corpus["fingerprint"]:
-            raise RunError("data_changed", f"{config.data} is not what {run} was trained on")
-        log_notice(
-            f"{LINEAR} is trained on the rows that {run} was trained on, once; it will be kept in {kept}"
-        )
-        return start(config, kept, force=True, files={config.task: files})
+            raise RunError("data_changed", f"{config.data} has changed since {run} was trained")
+        log_notice(f"training the baseline {LINEAR} on the training rows of {run}; it is cached in {folder}")
+        return start(config, folder, force=True, files={config.task: files})
     except (DataError, RunError, OSError) as error:
-        log_notice(f"without the baseline {LINEAR}: {error}")
+        log_notice(f"skipping the baseline {LINEAR}: {error}")
         return None
 
 
 def is_intact_run(run: Path) -> bool:
-    """Whether a run is there, finished and undamaged."""
+    """Whether a folder is a finished, undamaged run."""
     try:
         return open_run(run).finished and bool(verify(run))
     except RunError:
@@ -250,7 +251,7 @@ def is_intact_run(run: Path) -> bool:
 
 
 def baseline_folder(family: str, record: dict[str, Any]) -> Path:
-    """Where in the user's cache the floor of a run is kept: by its rows, its seed, and the code that learns."""
+    """Where a run's baseline is cached: by its rows, its seed, and the code that trains it."""
     code = sha256(Path(str(sys.modules[family_of(family)[0].__module__].__file__)))
     corpus = record["corpus"]
     key = fingerprint(
@@ -259,24 +260,26 @@ def baseline_folder(family: str, record: dict[str, Any]) -> Path:
     return cache_folder() / BASELINE_FOLDER / key
 
 
-# ── the page ───────────────────────────────────────────────────────────────────────────────────
+# ── the report ─────────────────────────────────────────────────────────────────────────────────
 
 
-def write_task_report(out: Path, found: dict[str, Any], task: Task, logs: Mapping[str, Path]) -> None:
-    """The result as evaluation.json and as a page, evaluation.html, with the training of each run in `logs`."""
+def write_task_report(out: Path, result: dict[str, Any], task: Task, logs: Mapping[str, Path]) -> None:
+    """Write the result as evaluation.json and evaluation.html, with the training curves of `logs`."""
     out.mkdir(parents=True, exist_ok=True)
-    sections = [comparison_section(found), *leakage_warning(found), *task.sections(found)]
-    for name, group in found.get("slices", {}).items():
+    sections = [comparison_section(result), *leakage_warning(result), *task.sections(result)]
+    for name, group in result.get("slices", {}).items():
         sections.append(Section(f"By {name}", rows=group))
-    sections += training_curves(logs, per="loss a row")
-    write_json(out / "evaluation.json", found)
-    write_report(out / "evaluation.html", f"{task.head_name}: {found['run']} on {found['on']}", sections)
+    sections += training_curves(logs, per="loss per row")
+    write_json(out / "evaluation.json", result)
+    write_report(out / "evaluation.html", f"{task.head_name}: {result['run']} on {result['on']}", sections)
 
 
 def write_predictions(out: Path, rows: EvalDataset, outputs: Sequence[Any]) -> None:
-    """Every row with its place and its answer, as predictions.jsonl."""
-    records = [Record(fields, each.where) for fields, each in zip(rows.fields, rows.examples, strict=True)]
-    with merge_notices(show=False):  # the page's own columns are known
+    """Write every row with its place and its prediction as predictions.jsonl."""
+    records = [
+        Record(fields, example.where) for fields, example in zip(rows.fields, rows.examples, strict=True)
+    ]
+    with merge_notices(show=False):  # the columns of the report are known
         layout = OutputLayout(answer_columns(rows.task, ".jsonl"), None, records)
     lines = (
         layout.row(
@@ -287,32 +290,32 @@ def write_predictions(out: Path, rows: EvalDataset, outputs: Sequence[Any]) -> N
     write_atomic(out / "predictions.jsonl", dump_jsonl(lines))
 
 
-def leakage_warning(found: dict[str, Any]) -> list[Section]:
-    """A warning where rows were trained on."""
-    if not (n := found.get("rows_trained_on")):
+def leakage_warning(result: dict[str, Any]) -> list[Section]:
+    """A warning if some rows were trained on."""
+    if not (n := result.get("rows_trained_on")):
         return []
-    text = f"Warning: {n:,} of the {found['rows']:,} rows have a text that the run was trained on; the figures may be"
-    return [Section("Rows trained on", f"{text} too good.")]
+    text = f"Warning: {n:,} of the {result['rows']:,} rows have a text that is also in the training data; metrics are"
+    return [Section("Rows trained on", f"{text} probably too high.")]
 
 
-def comparison_section(found: dict[str, Any]) -> Section:
-    """The figures, those of members and baselines beside, as a table and of the first as bars."""
-    ours = {
-        name: value for name, value in metrics_with_intervals(found).items() if name != "against_mean_member"
+def comparison_section(result: dict[str, Any]) -> Section:
+    """Metrics of the run, the members and the baselines as a table, and the first metric as bars."""
+    scores = {
+        name: value for name, value in metrics_with_intervals(result).items() if name != "against_mean_member"
     }
-    first = next(iter(ours), "")
-    rows = [{"of": found["run"], **ours}]
-    rows += [{"of": each["run"], **metrics_with_intervals(each)} for each in found.get("members", [])]
-    rows += [{"of": name, **each} for name, each in found.get("baselines", {}).items()]
+    first = next(iter(scores), "")
+    rows = [{"of": result["run"], **scores}]
+    rows += [{"of": member["run"], **metrics_with_intervals(member)} for member in result.get("members", [])]
+    rows += [{"of": name, **baseline} for name, baseline in result.get("baselines", {}).items()]
     rows = [{key: "" if value is None else value for key, value in row.items()} for row in rows]
-    text = f"{found['rows']:,} rows of {found['on']}, with 95 % intervals."
-    if found.get("baselines"):
-        text += " Difference: how much better than this baseline, on the same rows."
-    if mean := found.get("against_mean_member"):
+    text = f"{result['rows']:,} rows of {result['on']}, with 95 % intervals."
+    if result.get("baselines"):
+        text += " Difference: improvement over the baseline, on the same rows."
+    if mean := result.get("against_mean_member"):
         spread = f"[{mean['low']:+.4f}, {mean['high']:+.4f}]"
-        text += f" Against the mean member: {mean['value']:+.4f} {mean['of']} {spread}."
+        text += f" Difference from the mean member: {mean['value']:+.4f} {mean['of']} {spread}."
     picture = bars(rows, name="of", value=first) if first and len(rows) > 1 else None
-    columns = ["of", *ours, *(["difference"] if found.get("baselines") else [])]
+    columns = ["of", *scores, *(["difference"] if result.get("baselines") else [])]
     return Section(
         "Figures", text, rows=rows, columns=columns, picture=picture, alt=f"{first} with intervals"
     )

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from textus.augment.augmenter import AugmentSettings, augment_records, origin_id
+from textus.augment.augmenter import AugmentConfig, augment_records, origin_id
 from textus.core.console import log_notice
 from textus.core.errors import DataError
 from textus.core.io import fingerprint
@@ -54,7 +54,7 @@ def read_data(
     cls: type[Task],
     settings: Any,
     wish: FinetuneConfig,
-    augment: AugmentSettings | None = None,
+    augment: AugmentConfig | None = None,
     files: Sequence[LabelledFile] | None = None,
 ) -> TaskData:
     """The rows of a task's `files` (None: read now), a share of them held out where no `dev` file is given; texts in
@@ -277,6 +277,6 @@ def recorded_config(record: dict[str, Any]) -> FinetuneConfig:
     corpus = record["corpus"]
     dev = Path(corpus["dev"]) if corpus["dev"] else None
     return FinetuneConfig(
-        Path(corpus["path"]), record["task"], dev=dev, columns=corpus["columns"], seed=record["seed"],
+        data=Path(corpus["path"]), task=record["task"], dev=dev, columns=corpus["columns"], seed=record["seed"],
         skip_invalid=corpus.get("skip_invalid"), encoding=corpus.get("encoding"),
     )  # fmt: skip

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from textus import tokenizers
-from textus.augment.augmenter import AugmentSettings
+from textus.augment.augmenter import AugmentConfig
 from textus.core import hardware
 from textus.core.config import apply_overrides, from_dict, to_dict
 from textus.core.console import command_line, log_notice
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import check_output_dir, fingerprint
+from textus.core.requests import request_values
 from textus.core.rng import derive_seed
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
@@ -72,21 +73,21 @@ RowsOfBoth = tuple[list[EncodedExample], list[EncodedExample]]
 def data_of(
     name: str,
     wish: FinetuneConfig,
-    augment: AugmentSettings | None,
+    augment: AugmentConfig | None,
     files: Sequence[LabelledFile] | None = None,
 ) -> TaskData:
     """The data of one task of a fine-tuning, which has a head of this name."""
     cls = task_class(wish.task)
-    data = read_data(cls, apply_overrides(cls.config(), wish.of("task")), wish, augment, files)
+    data = read_data(cls, apply_overrides(cls.config(), wish.overrides_for("task")), wish, augment, files)
     data.task.head_name = name
     return data
 
 
-def augment_settings(wish: FinetuneConfig) -> AugmentSettings | None:
+def augment_settings(wish: FinetuneConfig) -> AugmentConfig | None:
     """How the rows to learn from are augmented, if asked; paths are whole, so that the run can be resumed elsewhere."""
-    if not (said := wish.of("augment")):
+    if not (said := wish.overrides_for("augment")):
         return None
-    found = apply_overrides(AugmentSettings(seed=wish.seed), said)
+    found = apply_overrides(AugmentConfig(seed=wish.seed), said)
     wordnet, vectors, encoder = (
         path and str(Path(path).resolve()) for path in (found.wordnet, found.vectors, found.encoder)
     )
@@ -111,7 +112,7 @@ def start(
     """
     one_thread()
     wish.check()
-    augment, wishes = augment_settings(wish), wish.alone()
+    augment, wishes = augment_settings(wish), wish.per_task()
     parts = {name: data_of(name, each, augment, (files or {}).get(name)) for name, each in wishes.items()}
     family, config, tokenizer = beginning(wish, parts)
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
@@ -129,12 +130,13 @@ def start(
         "settings": to_dict(train),
         "compute": asdict(choices),
         "seed": wish.seed,
+        "request": request_values(wish),
         **taught(parts[wish.task]),
         "heads": heads_of(family, parts),
         "method": wish.method,
-        "method_settings": to_dict(wish.how),
-        "parent": str(wish.parent.resolve()) if wish.parent else None,
-        "parent_weights": weights_sum(wish.parent) if wish.parent else None,
+        "method_settings": to_dict(wish.method_settings),
+        "parent": str(wish.init_from.resolve()) if wish.init_from else None,
+        "parent_weights": weights_sum(wish.init_from) if wish.init_from else None,
         "corpus": source(wishes[wish.task], parts[wish.task]),
         "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
@@ -177,7 +179,7 @@ def heads_of(family: str, parts: Parts) -> dict[str, Any]:
 
 def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
     """What run.json says of the tasks beside the first, and of how steps are dealt out."""
-    wishes = wish.alone()
+    wishes = wish.per_task()
     return {
         "mix": to_dict(wish.mix),
         "extra_tasks": {
@@ -185,7 +187,7 @@ def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
                 **taught(parts[each.name]),
                 "corpus": source(wishes[each.name], parts[each.name]),
             }
-            for each in wish.extra_tasks
+            for each in wish.further_tasks
         },
     }
 
@@ -228,25 +230,25 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     """The family, config and tokenizer: those of the run to begin from, or new ones for this data; where tasks want
     different ones, the first decides.
     """
-    if wish.parent:
-        model, tokenizer, record = load(wish.parent)
+    if wish.init_from:
+        model, tokenizer, record = load(wish.init_from)
         if isinstance(model, RawTextModel):
             raise UsageError(
                 "unsupported_model",
-                f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model",
+                f"--from {wish.init_from}: a {record['family']} model is not gone on from; give --model",
             )
         parent_class: Any = family_of(record["family"])[1]
         said = model_values(
-            wish.of("model"), parent_class
+            wish.overrides_for("model"), parent_class
         )  # what changes a shape is refused with the weights
         config: Any = from_dict(parent_class, record["config"] | said, "model.")
         return record["family"], config, tokenizer
-    assert wish.family is not None
-    cls, config_class = family_of(wish.family)
+    assert wish.model is not None
+    cls, config_class = family_of(wish.model)
     tasks = [each.task for each in parts.values()]
     texts = [text for data in parts.values() for each in data.train for text in each.texts]
     if issubclass(cls, RawTextModel):
-        return wish.family, whole_config(wish, tasks[0], texts), tokenizers.train("char", texts, 20_000)
+        return wish.model, whole_config(wish, tasks[0], texts), tokenizers.train("char", texts, 20_000)
     seen = [text for data in parts.values() for text in data.task.tokenizer_texts(data.train)]
     tokenizer = tokenizer_for(wish.tokenizer, tasks[0], seen)
     known = {each.name for each in fields(config_class)}
@@ -257,8 +259,8 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     for task in reversed(tasks):
         values |= task.model_defaults
     values = {name: value for name, value in values.items() if name in known}
-    values |= model_values(wish.of("model"), config_class)
-    return wish.family, from_dict(config_class, values, "model."), tokenizer
+    values |= model_values(wish.overrides_for("model"), config_class)
+    return wish.model, from_dict(config_class, values, "model."), tokenizer
 
 
 def tokenizer_for(choice: str | None, task: Task, texts: list[str]) -> tokenizers.Tokenizer:
@@ -273,15 +275,15 @@ def whole_config(wish: FinetuneConfig, task: Task, texts: list[str]) -> Any:
     """What a family that learns from all texts at once looks at: words, or characters where no blanks are. What was set
     has the last word; pairs of numbers are written 1,2.
     """
-    assert wish.family is not None
-    if task.baseline_family != wish.family:
+    assert wish.model is not None
+    if task.baseline_family != wish.model:
         raise UsageError(
             "unsupported_model",
-            f"a {wish.family} model learns one class a text, not {task.name}; take --model lstm or --from",
+            f"a {wish.model} model learns one class a text, not {task.name}; take --model lstm or --from",
         )
     reach = {"l2": 0.1} | ({} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)})
-    config_class: Any = family_of(wish.family)[1]
-    return from_dict(config_class, reach | model_values(wish.of("model"), config_class), "model.")
+    config_class: Any = family_of(wish.model)[1]
+    return from_dict(config_class, reach | model_values(wish.overrides_for("model"), config_class), "model.")
 
 
 def settings_for(
@@ -296,8 +298,8 @@ def settings_for(
         wish, n_rows, n_held, keeps_last=family_of(family)[0].capabilities.use_last_checkpoint
     )
     heads = heads_of(family, parts).values()
-    first = bool(wish.parent and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
-    return apply_overrides(replace(train, evaluate_first=first), wish.of("train"))
+    first = bool(wish.init_from and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
+    return apply_overrides(replace(train, evaluate_first=first), wish.overrides_for("train"))
 
 
 def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig:
@@ -305,9 +307,16 @@ def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
     fast = fast_bf16() and "bfloat16" in family_of(family)[0].capabilities.precisions
-    choices = apply_overrides(ComputeConfig(precision="bfloat16" if fast else "float32"), wish.of("choices"))
-    said = any(each.startswith("step=") for each in wish.of("choices"))
-    if said or not fast or choices.precision != "bfloat16" or getattr(wish.how, "dropout", 0.0) > 0:
+    choices = apply_overrides(
+        ComputeConfig(precision="bfloat16" if fast else "float32"), wish.overrides_for("choices")
+    )
+    said = any(each.startswith("step=") for each in wish.overrides_for("choices"))
+    if (
+        said
+        or not fast
+        or choices.precision != "bfloat16"
+        or getattr(wish.method_settings, "dropout", 0.0) > 0
+    ):
         return choices
     with torch.device("meta"):
         why_not = build(family, config).varlen_unsupported_reason()
@@ -323,7 +332,7 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
     """
     if issubclass(family_of(family)[0], RawTextModel):
         return [], []
-    frame = input_template(config, tokenizer, data.task.settings.longest)
+    frame = input_template(config, tokenizer, data.task.max_length)
     train, dev = (encode_examples(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
     useful = data.task.training_rows(train)
     if not useful:
@@ -458,7 +467,7 @@ def resume(
     moved(run, data, dev)
     augment = run.record.get("augment")
     how = {name: each for name, each in augment.items() if name != "texts"} if augment else None
-    made = from_dict(AugmentSettings, how, "augment.") if how else None
+    made = from_dict(AugmentConfig, how, "augment.") if how else None
     parts = {name: data_again(run, name, made) for name in task_names(run.record)}
     if augment and augment["texts"] != texts_of(parts):
         raise RunError(
@@ -494,7 +503,7 @@ def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
             )
 
 
-def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> TaskData:
+def data_again(run: RunFolder, name: str, augment: AugmentConfig | None) -> TaskData:
     """The data of a run's task as it was when the run was started; RunError where it is other data now."""
     record = record_for_task(run.record, name, run.path)
     wish = recorded_config(record)

@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -25,8 +24,9 @@ from textus.core.errors import DataError, RunError, TextusError, UsageError
 from textus.core.io import fingerprint, sha256, write_json
 from textus.core.locks import exclusive_lock
 from textus.core.names import import_optional, unknown_name_error
+from textus.core.requests import as_arguments, read_toml
 from textus.core.rng import derive_seed
-from textus.finetuning.config import FinetuneConfig
+from textus.finetuning.config import FinetuneConfig, TuneConfig
 from textus.finetuning.data import LabelledFile, read_files
 from textus.finetuning.finetune import start
 from textus.models.contract import RawTextModel
@@ -87,7 +87,7 @@ def parse_span(name: str, spelled: str) -> SearchRange:
 
 def usual_space(wish: FinetuneConfig) -> dict[str, str]:
     """What is worth searching for this task and family, with ranges that hold what the field uses."""
-    if wish.family and issubclass(family_of(wish.family)[0], RawTextModel):
+    if wish.model and issubclass(family_of(wish.model)[0], RawTextModel):
         return {
             "model.l2": "1e-3..10:log",
             "model.weighting": "tf-idf,counts",
@@ -95,12 +95,12 @@ def usual_space(wish: FinetuneConfig) -> dict[str, str]:
         }
     space = {"optim.weight_decay": "1e-4..1e-1:log", "train.batch_size": "16,32,64"}
     task = {each.name for each in fields(task_class(wish.task).config)}
-    if wish.parent:
-        family = open_run(wish.parent).record["family"]
+    if wish.init_from:
+        family = open_run(wish.init_from).record["family"]
         space |= {"epochs": "2..6", "optim.rate": "1e-5..1e-3:log"}
     else:
-        assert wish.family is not None
-        family = wish.family
+        assert wish.model is not None
+        family = wish.model
         known = {each.name for each in fields(family_of(family)[1])}
         space |= {"epochs": "4..14", "optim.rate": "3e-4..1e-2:log"}
         sizes = {"model.d_model": "128,256,384", "model.n_layer": "1..3", "model.dropout": "0.0..0.6"}
@@ -124,7 +124,7 @@ def search_space(wish: FinetuneConfig, file: Path | None, overrides: Sequence[st
                 f"--search {each!r} has no '='; write SETTING=LOW..HIGH, such as optim.rate=1e-4..1e-2:log",
             )
         spelled[name.strip()] = span.strip()
-    fixed = {each.partition("=")[0] for each in wish.assignments} | ({"epochs"} if wish.epochs else set())
+    fixed = {each.partition("=")[0] for each in wish.overrides} | ({"epochs"} if wish.epochs else set())
     if "train.steps" in fixed:
         fixed.add("epochs")
     space = {name: parse_span(name, span) for name, span in spelled.items() if name not in fixed}
@@ -142,12 +142,7 @@ def search_space(wish: FinetuneConfig, file: Path | None, overrides: Sequence[st
 
 def from_file(path: Path) -> dict[str, str]:
     """The space of a TOML file: a line a setting, `"optim.rate" = "1e-4..1e-2:log"`, lists as lists."""
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError("unreadable_file", f"--search-space {path} cannot be read ({error})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError("unreadable_file", f"--search-space {path} is not TOML: {error}") from error
+    found = read_toml(path, "--search-space")
     flat = {
         **found,
         **{f"{a}.{b}": c for a, part in found.items() if isinstance(part, dict) for b, c in part.items()},
@@ -174,20 +169,13 @@ def wish_of(wish: FinetuneConfig, drawn: Mapping[str, str]) -> FinetuneConfig:
     """The fine-tuning of a trial."""
     settings = tuple(f"{name}={value}" for name, value in drawn.items() if name != "epochs")
     epochs = int(drawn["epochs"]) if "epochs" in drawn else wish.epochs
-    return replace(wish, epochs=epochs, assignments=(*wish.assignments, *settings))
+    return replace(wish, epochs=epochs, overrides=(*wish.overrides, *settings))
 
 
 def command(wish: FinetuneConfig, out: str) -> str:
     """The one command that makes a trial's run again."""
-    words = ["textus", "finetune", str(wish.data), "--task", wish.task]
-    for flag, value in (
-        ("--from", wish.parent), ("--model", wish.family), ("--dev", wish.dev), ("--columns", wish.columns),
-        ("--tokenizer", wish.tokenizer), ("--epochs", wish.epochs), ("--seed", wish.seed),
-    ):  # fmt: skip
-        words += [flag, str(value)] if value is not None else []
-    for each in wish.assignments:
-        words += ["--set", each]
-    return shlex.join([*words, "--out", out])
+    arguments = ["textus", "finetune", str(wish.data), *as_arguments(wish)]
+    return shlex.join([*arguments, "--out", out])
 
 
 class Study:
@@ -219,7 +207,7 @@ class Study:
     @cached_property
     def files(self) -> dict[str, list[LabelledFile]]:
         """The parsed files of each task, which all trials share."""
-        return {name: read_files(config) for name, config in self.wish.alone().items()}
+        return {name: read_files(config) for name, config in self.wish.per_task().items()}
 
     def killed(self, number: int) -> None:
         """A process was killed in a trial: its settings are tried once more, then count as failed."""
@@ -330,33 +318,26 @@ class Study:
         }  # fmt: skip
 
 
-def tune(
-    wish: FinetuneConfig,
-    out: Path,
-    *,
-    trials: int = 20,
-    space: Path | None = None,
-    search: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Search to `trials` trials in all; goes on where `out` holds some. The best run is `out`/best, the findings
-    `out`/tuning.json.
+def tune(config: TuneConfig, out: Path) -> dict[str, Any]:
+    """Search to `config.trials` trials in all; continues where `out` holds some. The best run is `out`/best, the
+    result `out`/tuning.json.
 
-    Raises UsageError for words that are wrong before a trial is begun, RunError for a folder of another search or where
+    Raises UsageError for options that are wrong before a trial starts, RunError for a folder of another search or where
     every trial failed.
     """
-    wish.check()
-    if trials < 1:
-        raise UsageError("out_of_range", f"--trials {trials}: must be at least 1")
+    config.check()
+    if config.trials < 1:
+        raise UsageError("out_of_range", f"--trials {config.trials}: must be at least 1")
     if out.exists() and any(out.iterdir()) and not (out / "study.db").is_file():
         raise UsageError("already_exists", f"{out} exists already and holds no search; choose another --out")
-    spans = search_space(wish, space, search)
+    spans = search_space(config, config.search_space, config.search)
     out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out):
-        study = Study(wish, spans, out)
+        study = Study(config.finetuning(), spans, out)
         if n := len(study.ended()):
-            log_notice(f"{out} holds {n} trials; going on to {trials}")
-        while len(study.ended()) < trials:
+            log_notice(f"{out} holds {n} trials; continuing to {config.trials}")
+        while len(study.ended()) < config.trials:
             study.one()
-        found = study.found()
-        write_json(out / "tuning.json", found)
-    return found
+        result = study.found()
+        write_json(out / "tuning.json", result)
+    return result

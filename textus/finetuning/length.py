@@ -51,7 +51,9 @@ NEW, BEGUN = Length(8, 2000, 80), Length(3, 200, 20)
 
 def left_open(wish: FinetuneConfig) -> bool:
     """Whether nobody said how long."""
-    return not wish.epochs and not any(assignment.startswith("steps=") for assignment in wish.of("train"))
+    return not wish.epochs and not any(
+        assignment.startswith("steps=") for assignment in wish.overrides_for("train")
+    )
 
 
 def settings_of(
@@ -61,8 +63,8 @@ def settings_of(
     something to forget. Of several tasks, whose numbers of rows these are, an epoch has as many steps as theirs
     together; `n_held` rows are held out, of all tasks. What was set has the last word.
     """
-    begun, few = wish.parent is not None, n_held < LEAST_TO_CHOOSE_BY
-    asked = apply_overrides(TrainSettings(steps=1, batch_size=32), wish.of("train"))
+    begun, few = wish.init_from is not None, n_held < LEAST_TO_CHOOSE_BY
+    asked = apply_overrides(TrainSettings(steps=1, batch_size=32), wish.overrides_for("train"))
     an_epoch = sum(n / min(asked.batch_size, n) for n in n_rows)
     steps = whole(wish.epochs * an_epoch) if wish.epochs else (BEGUN if begun else NEW).of(an_epoch)
     every = max(whole(an_epoch), ceil(steps / EVALUATIONS))
@@ -71,14 +73,14 @@ def settings_of(
         patience=PATIENCE if left_open(wish) and not few and not keeps_last else 0,
         keep="last" if few and not asked.patience else "best",
     )  # fmt: skip
-    train = apply_overrides(train, wish.of("train"))
+    train = apply_overrides(train, wish.overrides_for("train"))
     if train.keep == "last" and not asked.patience:
         train = replace(train, patience=0)
     optim = OptimSettings(
         optimiser="adamw", rate=RATES[wish.method] if begun else 1e-3, weight_decay=0.01, beta2=0.999,
         schedule="linear", warmup=train.steps // 10,
     )  # fmt: skip
-    return replace(train, optim=apply_overrides(optim, wish.of("optim")))
+    return replace(train, optim=apply_overrides(optim, wish.overrides_for("optim")))
 
 
 def in_words(train: TrainSettings, n_rows: Sequence[int], n_held: int) -> str:

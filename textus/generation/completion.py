@@ -21,7 +21,8 @@ from textus.data.output import (
 )
 from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams, bos_ids
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import bos_ids
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from textus.core.errors import RunError, TextusError, UsageError
 from textus.data.bucketing import pad_sources
+from textus.generation.params import SamplingParams
 from textus.generation.sampling import (
     Ends,
-    SamplingParams,
     append_or_truncate,
     check_prompt,
     check_source,

@@ -11,97 +11,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, fields
-from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
-from textus.core.names import unknown_name_error
 from textus.core.rng import uniform
 from textus.data.bucketing import pad_sources
+from textus.generation.params import SamplingParams
 from textus.models.contract import LanguageModel
-
-MAX_STOP_LENGTH = 1000
-"""Characters a stop string may have."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What one sampling field may be: a number, or a whole one, from `low` to `high` but for those `without`."""
-
-    low: float
-    high: float
-    wanted: str
-    whole: bool = False
-    without: tuple[float, ...] = ()
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value is within the bound; of another type it is not."""
-        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
-            return False
-        number: Any = value  # compared as it is: as floats 2^64 - 1 and 2^64 are one
-        return self.low <= number <= self.high and number not in self.without
-
-
-BOUNDS = {
-    "temperature": Bound(0, 100, "a number from 0 (greedy) to 100"),
-    "top_k": Bound(0, 2**31 - 1, "a whole number from 0 (all) to 2147483647", whole=True),
-    "top_p": Bound(0, 1, "a number above 0, at most 1", without=(0,)),
-    "min_p": Bound(0, 1, "a number from 0, below 1", without=(1,)),
-    "repetition_penalty": Bound(0.01, 100, "a number from 0.01 to 100 (1 is none)"),
-    "max_tokens": Bound(1, 2**31 - 1, "a whole number of 1 or more", whole=True),
-    "seed": Bound(-(2**63), 2**64 - 1, "a whole number from -2^63 to 2^64 - 1", whole=True),
-}
-"""The one place where the command line, Python and HTTP look up what a sampling field may be. Beyond these bounds
-logits overflow: a repetition penalty of 1e-300 makes them infinite."""
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How the next id is chosen, and when to stop. Temperature 0 is greedy; 0, 1 and 0 leave a filter out."""
-
-    temperature: float = 0.8
-    top_k: int = 0  # the k likeliest (and what ties with the last of them); 0: all
-    top_p: float = 1.0  # the fewest likeliest ids whose probabilities sum to p; 1: all
-    min_p: float = 0.0  # ids at least this fraction as likely as the likeliest; 0: all
-    repetition_penalty: float = 1.0  # divides the logits of ids seen before (multiplies negative ones)
-    max_tokens: int = 200
-    seed: int = 0
-    stop: tuple[
-        str, ...
-    ] = ()  # texts that end the answer; the loops know ids only, `TextStream` looks for these
-    sliding: bool = False  # beyond the context without the first half of the text; else it ends there
-
-    def check(self) -> None:
-        """UsageError naming the first value that is out of range."""
-        for name, bound in BOUNDS.items():
-            if not bound.holds(value := getattr(self, name)):
-                raise UsageError("out_of_range", f"{name}={value!r:.60} is out of range; give {bound.wanted}")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) for text in self.stop):
-            raise UsageError("wrong_type", f"stop={self.stop!r}: give a tuple of texts, such as ('\\n\\n',)")
-        if not all(0 < len(text) <= MAX_STOP_LENGTH for text in self.stop):
-            raise UsageError(
-                "out_of_range",
-                f"stop={str(self.stop)[:100]!r} is out of range; give texts of 1 to {MAX_STOP_LENGTH:,} characters",
-            )
-
-
-def sampling_params(values: dict[str, Any]) -> SamplingParams:
-    """Keywords as a checked `SamplingParams`; UsageError for one that it does not have."""
-    names = [field.name for field in fields(SamplingParams)]
-    for name in values:
-        if name not in names:
-            raise unknown_name_error("sampling setting", name, names)
-    if isinstance(stop := values.get("stop", ()), str | list):
-        values = {**values, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
-    sampling = SamplingParams(**values)
-    sampling.check()
-    return sampling
-
 
 # ── one id ─────────────────────────────────────────────────────────────────────────────────────
 

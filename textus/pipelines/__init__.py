@@ -1,1 +1,1 @@
-"""Runs put together: search by meaning, triples from text."""
+"""Pipelines of several runs: embedding files, search, triples from text."""

@@ -1,8 +1,8 @@
-"""Vectors of a file's texts, written as they are made, each with its place and id.
+"""Embeddings of a file's texts, written as they are computed.
 
 OUT.npy             an array (texts, D), float32, in the order of the file
 OUT.npy.rows.jsonl  the line and id of each vector
-OUT.jsonl, .csv     place, the file's own columns and the vector, a text a row
+OUT.jsonl, .csv     the place, the columns of the file and the vector, one row per text
 """
 
 from __future__ import annotations
@@ -48,45 +48,51 @@ def embed_file(
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> dict[str, Any]:
-    """The vectors of a file's texts at `out`; the same command continues after a kill. Returns how many and how wide.
+    """Write the vectors of a file's texts to `out`; the same command continues after an interruption. Returns their
+    number and width.
 
-    Raises UsageError where `out` exists, unless `force`, DataError for a file without texts.
+    Raises UsageError if `out` exists, unless `force`; DataError for a file without texts.
     """
     if (form := out.suffix.lower()) not in (".npy", *FORMATS):
         raise unknown_name_error("form of --out", out.suffix or out.name, [".npy", *FORMATS])
-    beside = out.with_name(f"{out.name}.rows.jsonl")
+    rows_file = out.with_name(f"{out.name}.rows.jsonl")
     check_output(out, path, force=force)
     if form == ".npy":
-        check_output_file(beside, force=force)
+        check_output_file(rows_file, force=force)
     records = row_reader(path, options, check=lambda rows: lambda row: text_field(row.values, row.where))
-    of = fingerprint([sha256(run / "run.json"), content_hash(path), astuple(options), list(settings), form])
+    key = fingerprint([sha256(run / "run.json"), content_hash(path), astuple(options), list(settings), form])
     n = sum(1 for _ in records())
-    with partial_file(out, of, force=force) as file, merge_notices():
+    with partial_file(out, key, force=force) as file, merge_notices():
         if form == ".npy":
             width = write_array(file, vectors, records(), n)
-            write_atomic(beside, dump_jsonl(map(record_location, records())))
+            write_atomic(rows_file, dump_jsonl(map(record_location, records())))
         else:
             width = write_table(file, vectors, records, options.columns)
-    return {"out": str(out), "texts": n, "width": width, **({"rows": str(beside)} if form == ".npy" else {})}
+    return {
+        "out": str(out),
+        "texts": n,
+        "width": width,
+        **({"rows": str(rows_file)} if form == ".npy" else {}),
+    }
 
 
 def require_texts(records: Iterable[Record]) -> list[str]:
-    """The texts of records; how many are empty is reported. Raises DataError for one without."""
-    found = [(record.where, text_field(record.values, record.where)) for record in records]
-    report_empty(((where, [text]) for where, text in found), "made into vectors")
-    return [text for _, text in found]
+    """The texts of records; the number of empty ones is reported. Raises DataError for a record without text."""
+    texts = [(record.where, text_field(record.values, record.where)) for record in records]
+    report_empty(((where, [text]) for where, text in texts), "embedded")
+    return [text for _, text in texts]
 
 
 def write_array(file: PartialFile, vectors: Vectors, records: Iterator[Record], n: int) -> int:
-    """All vectors behind the header of an .npy, which says how many there will be; returns their width."""
+    """Write all vectors after the header of an .npy; returns their width."""
     width = 0
     rest = islice(records, file.n_done, None)
     while batch := list(islice(rest, ROWS_PER_WRITE)):
-        found = np.ascontiguousarray(vectors(require_texts(batch)), dtype="<f4")
-        width = found.shape[1]
+        batch_vectors = np.ascontiguousarray(vectors(require_texts(batch)), dtype="<f4")
+        width = batch_vectors.shape[1]
         head = npy_header(n, width) if not file.n_done else b""
-        file.add(head + found.tobytes(), len(batch))
-    if not width:  # all were there
+        file.add(head + batch_vectors.tobytes(), len(batch))
+    if not width:  # nothing was left to compute
         with file.part.open("rb") as written:
             np.lib.format.read_magic(written)
             width = np.lib.format.read_array_header_1_0(written)[0][1]
@@ -94,7 +100,7 @@ def write_array(file: PartialFile, vectors: Vectors, records: Iterator[Record], 
 
 
 def npy_header(n: int, width: int) -> bytes:
-    """The head of an .npy of float32."""
+    """The header of an .npy of float32 with shape (n, width)."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (n, width)})
     return head.getvalue()
@@ -103,19 +109,17 @@ def npy_header(n: int, width: int) -> bytes:
 def write_table(
     file: PartialFile, vectors: Vectors, records: Callable[[], Iterator[Record]], columns: str | None
 ) -> int:
-    """A vector a row, beside the file's own columns; returns its width."""
+    """Write one row per text, its vector after the columns of the file; returns the vectors' width."""
     layout, width = OutputLayout(["vector"], columns, records()), 0
 
-    def answer(batch: list[Any]) -> list[dict[str, Any]]:
+    def embed_batch(batch: list[Any]) -> list[dict[str, Any]]:
         nonlocal width
-        found = vectors(require_texts(batch))
-        width = found.shape[1]
-        return [
-            layout.row(record, {"vector": vector.tolist()})
-            for record, vector in zip(batch, found, strict=True)
-        ]
+        batch_vectors = vectors(require_texts(batch))
+        width = batch_vectors.shape[1]
+        pairs = zip(batch, batch_vectors.tolist(), strict=True)
+        return [layout.row(record, {"vector": vector}) for record, vector in pairs]
 
-    write_rows(file, records(), answer, layout.names)
+    write_rows(file, records(), embed_batch, layout.names)
     return width
 
 
@@ -125,7 +129,7 @@ def embed(vectors: Vectors, given: Any, options: ReadOptions = AUTODETECT) -> np
 
     if isinstance(given, Path):
         return vectors(require_texts(row_reader(given, options)()))
-    items, alone = to_items(given)
+    items, is_single = to_items(given)
     rows = [item for item in items if isinstance(item, dict)]
     texts = (
         require_texts(to_records(rows, options.columns))
@@ -133,6 +137,6 @@ def embed(vectors: Vectors, given: Any, options: ReadOptions = AUTODETECT) -> np
         else [item for item in items if isinstance(item, str)]
     )
     if len(texts) < len(items):
-        raise UsageError("wrong_number_of_texts", "a vector is of one text; these are pairs")
-    found = vectors(texts)
-    return found[0] if alone else found
+        raise UsageError("wrong_number_of_texts", "only single texts can be embedded; these are pairs")
+    result = vectors(texts)
+    return result[0] if is_single else result

@@ -1,12 +1,12 @@
-"""Finding texts: an index of documents by their words (BM25), by their meaning (vectors of a run), or by both.
+"""An index of documents for search by words (BM25), by meaning (the vectors of a run), or both.
 
-    index.json          what it is: ways, documents, the run's fingerprint, SHA-256 of the other files; written last
-    documents.jsonl     a passage a line, in order: its text, and the id, title, file and place of its document
-    bm25/               weights of words, as `bm25s` writes them
-    vectors.usearch     vectors of length one; run/ is the run that made them, and reads the queries
+    index.json          version, counts, the run's fingerprint, SHA-256 of the other files; written last
+    documents.jsonl     one passage per line: its text, and the id, title, file and place of its document
+    bm25/               the weights of words, as `bm25s` writes them
+    vectors.usearch     vectors of length one; run/ is the run that computed them and encodes the queries
 
-Sources: Robertson and Zaragoza 2009 (BM25; as Lucene counts); Malkov and Yashunin 2018 (the graph that `usearch`
-walks); Cormack, Clarke and Büttcher 2009 (reciprocal rank fusion).
+Sources: Robertson and Zaragoza 2009 (BM25; as Lucene counts); Malkov and Yashunin 2018 (the graph of `usearch`);
+Cormack, Clarke and Büttcher 2009 (reciprocal rank fusion).
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ FILES = (
     *(f"bm25/{name}.index.json" for name in ("params", "vocab")),
     *(f"bm25/{name}.csc.index.npy" for name in ("data", "indices", "indptr")),
 )
-"""What index.json may list."""
-KEPT_OF_RUN = ("run.json", *RUN_FILES)
-"""What an index keeps of the run that made its vectors."""
+"""Files that index.json may list."""
+ENCODER_FILES = ("run.json", *RUN_FILES)
+"""Files of the run that an index stores."""
 RECORD: Shape = {
     "documents": int,
     "passages?": int,
@@ -68,33 +68,33 @@ RECORD: Shape = {
     "run": (NONE, {"path": str, "fingerprint": str}),
     "files": {...: str},
 }
-"""What index.json holds."""
+"""The fields of index.json."""
 
 MODES = ("bm25", "dense", "hybrid")
-EXACT = 20_000
-"""Documents up to which every vector is compared; the graph is walked beyond."""
-FUSED = 100
-"""Places of both lists that a hybrid search looks at."""
-DEEPEST = 10
-"""Places of a list that are measured."""
-FUSION = 60
-"""What is added to a place before one is divided by it (Cormack, Clarke and Büttcher 2009)."""
+MAX_EXACT = 20_000
+"""Most documents for which every vector is compared; larger indexes are searched through the graph."""
+FUSION_DEPTH = 100
+"""Results of each mode that a hybrid search combines."""
+EVALUATED = 10
+"""Results per query that are evaluated."""
+FUSION_CONSTANT = 60
+"""Added to a rank before taking its reciprocal (Cormack, Clarke and Büttcher 2009)."""
 
 CJK_RUN = re.compile(f"[{CJK}]+")
 WORD = re.compile(r"\w+")
 
 
 def bm25_tokens(text: str) -> list[str]:
-    """The words of a text in small letters; of Chinese its characters and every two that are neighbours."""
-    found = []
+    """Lower-case words; of Chinese text, characters and pairs of neighbours."""
+    tokens = []
     for word in WORD.findall(text.lower()):
-        at = 0
+        end = 0
         for run in CJK_RUN.finditer(word):
-            found += [word[at : run.start()]] if run.start() > at else []
-            found += [*run[0], *(run[0][n : n + 2] for n in range(len(run[0]) - 1))]
-            at = run.end()
-        found += [word[at:]] if at < len(word) else []
-    return found
+            tokens += [word[end : run.start()]] if run.start() > end else []
+            tokens += [*run[0], *(run[0][n : n + 2] for n in range(len(run[0]) - 1))]
+            end = run.end()
+        tokens += [word[end:]] if end < len(word) else []
+    return tokens
 
 
 # ── building ───────────────────────────────────────────────────────────────────────────────────
@@ -108,14 +108,14 @@ def build(
     bm25: bool = False,
     force: bool = False,
 ) -> Index:
-    """An index of `passages` at `out`: of their words (`bm25`), of the vectors a `run` gives them, or of both.
+    """Build an index of `passages` at `out`: of their words (`bm25`), their vectors by a `run`, or both.
 
-    Raises UsageError where neither is asked for, or `out` exists.
+    Raises UsageError if neither is given, or `out` exists.
     """
     if not (run or bm25):
         raise UsageError(
             "missing_argument",
-            "say how to find texts: --run RUN for their meaning, --bm25 for their words, or both",
+            "choose how to search: --run RUN (by meaning), --bm25 (by words), or both",
         )
     check_output_dir(out, force=force, kind="index")
     texts = [passage.text for passage in passages]
@@ -131,34 +131,34 @@ def build(
             record["run"] = store_encoder(run, folder / "run")
             store_vectors(folder / "run", texts, folder / "vectors.usearch")
         files = sorted(
-            each for each in folder.rglob("*") if each.is_file() and folder / "run" not in each.parents
+            path for path in folder.rglob("*") if path.is_file() and folder / "run" not in path.parents
         )
-        record["files"] = {str(each.relative_to(folder)): sha256(each) for each in files}
+        record["files"] = {str(path.relative_to(folder)): sha256(path) for path in files}
         write_json(folder / "index.json", record)
     return Index(out)
 
 
 def store_encoder(run: Path, folder: Path) -> dict[str, str]:
-    """What of a run a query needs, beside the vectors: linked where the disk allows it, else copied."""
+    """Store the files of a run that a query needs: linked if the disk allows it, else copied."""
     files = verify_run(run)
     folder.mkdir()
     for name in ("run.json", *files):
         link_or_copy(
-            resolve_record_file(run, name, KEPT_OF_RUN), resolve_record_file(folder, name, KEPT_OF_RUN)
+            resolve_record_file(run, name, ENCODER_FILES), resolve_record_file(folder, name, ENCODER_FILES)
         )
     return {"path": str(run.resolve()), "fingerprint": sha256(folder / "run.json")}
 
 
 def store_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
-    """The texts' vectors as `usearch` keeps them."""
-    found = embed_texts(*load_encoder(run), texts)
-    index = import_optional("usearch.index", "search").Index(ndim=found.shape[1], metric="ip", dtype="f32")
-    index.add(np.arange(len(texts)), found, threads=1)
+    """Write the vectors of the texts as `usearch` stores them."""
+    array = embed_texts(*load_encoder(run), texts)
+    index = import_optional("usearch.index", "search").Index(ndim=array.shape[1], metric="ip", dtype="f32")
+    index.add(np.arange(len(texts)), array, threads=1)
     index.save(str(file))
 
 
 def load_encoder(run: Path) -> tuple[LanguageModel, Task, Tokenizer]:
-    """A run's model, how it makes vectors (as it learnt, or the mean of its states), and its tokenizer."""
+    """A run's model, its similarity task (as trained, or the mean of hidden states), and its tokenizer."""
     model, tokenizer, record = load_for_task(run)
     name = head_of_kind(record, "similarity")
     return (
@@ -172,8 +172,8 @@ def load_encoder(run: Path) -> tuple[LanguageModel, Task, Tokenizer]:
 
 
 class Index:
-    """An index in its folder, its files verified when it is opened, its run when it is first asked. Raises RunError for
-    one damaged, or a run that is another than the vectors were made by.
+    """An index in its folder. Its files are verified when it is opened, its run on the first query. Raises RunError if
+    it is damaged, or its run is not the one that computed the vectors.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -181,26 +181,26 @@ class Index:
         remove_stale_files(self.path)
         if not (self.path / "index.json").is_file():
             remedy = (
-                describe_other_kind(self.path) or "make one: textus index build FILE --run RUN --out FOLDER"
+                describe_other_kind(self.path) or "build one: textus index build FILE --run RUN --out FOLDER"
             )
-            raise RunError("not_an_index", f"{self.path} is no index; {remedy}")
+            raise RunError("not_an_index", f"{self.path} is not an index; {remedy}")
         self.record = read_json(self.path / "index.json")
         check_version(self.record, self.path, "index")
         check_shape(self.record, RECORD, f"{self.path}/index.json")
         needed = ["documents.jsonl", *(FILES[2:] if self.record["bm25"] else [])]
         needed += ["vectors.usearch"] if self.record["run"] else []
         if missing := next((name for name in needed if name not in self.record["files"]), None):
-            raise RunError("damaged", f"{self.path}/index.json does not list {missing}; build the index anew")
+            raise RunError("damaged", f"{self.path}/index.json does not list {missing}; rebuild the index")
         for name, known in self.record["files"].items():
             file = resolve_record_file(self.path, name, FILES)
             if not file.exists():
-                raise RunError("damaged", f"{file} is missing; build the index anew")
+                raise RunError("damaged", f"{file} is missing; rebuild the index")
             if sha256(file) != known:
-                raise RunError("damaged", f"{file} was changed since the index was built; build it anew")
+                raise RunError("damaged", f"{file} was changed since the index was built; rebuild it")
 
     @cached_property
     def passages(self) -> list[Passage]:
-        """The passages with where they come from, by their places in the index."""
+        """The passages and their sources, in index order."""
         with self._reading("documents.jsonl"):
             lines = (self.path / "documents.jsonl").read_bytes().splitlines()
             passages = [from_dict(Passage, json.loads(line)) for line in lines]
@@ -210,17 +210,17 @@ class Index:
 
     @cached_property
     def documents(self) -> list[str]:
-        """The passages' texts, by their places in the index."""
+        """The texts of the passages, in index order."""
         return [passage.text for passage in self.passages]
 
     @property
     def size(self) -> int:
-        """How many passages there are."""
+        """The number of passages."""
         return self.record.get("passages", self.record["documents"])
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """Whatever a library raises over a part of the index as one RunError that names the part."""
+        """Turn whatever a library raises while reading a part of the index into one RunError that names the part."""
         try:
             yield
         except (MissingDependencyError, RunError):
@@ -228,27 +228,27 @@ class Index:
         except Exception as error:
             raise RunError(
                 "damaged",
-                f"{self.path}/{name} is no part of an index ({type(error).__name__}: {error}); build it anew",
+                f"{self.path}/{name} is damaged ({type(error).__name__}: {error}); rebuild it",
             ) from error
 
     @property
     def default_mode(self) -> str:
-        """The best way it can search."""
+        """The best mode it was built for."""
         both = self.record["bm25"] and self.record["run"]
         return "hybrid" if both else "bm25" if self.record["bm25"] else "dense"
 
     def search(self, queries: Any, *, k: int = 10, mode: str | None = None) -> Any:
-        """For each query at most `k` (place in the index, score), best first; of one query (a string) its list. By
-        words, a text that has none of them is not found.
+        """At most `k` (index, score) of passages for each query, best first; for a single query (a string) its list. A
+        search by words returns only passages with one of the words.
 
-        Raises UsageError for a way it was not built for, or queries that are no strings.
+        Raises UsageError for a mode it was not built for, or queries that are not strings.
         """
-        items, alone = to_items(queries)
+        items, is_single = to_items(queries)
         texts = [clean_text(item) for item in items if isinstance(item, str)]
         if len(texts) < len(items):
             raise UsageError("wrong_type", "a query is one string; give a string or a list of strings")
         results = self._search(texts, k, mode) if texts else []
-        return results[0] if alone else results
+        return results[0] if is_single else results
 
     def _search(self, queries: Sequence[str], k: int, mode: str | None) -> list[list[tuple[int, float]]]:
         mode = mode or self.default_mode
@@ -257,13 +257,13 @@ class Index:
         if mode not in (self.default_mode, *(MODES if self.default_mode == "hybrid" else ())):
             raise UsageError(
                 "option_not_applicable",
-                f"{self.path} was built to search by {self.default_mode}, not {mode}; build it anew with both",
+                f"{self.path} was built to search by {self.default_mode}, not {mode}; rebuild it with both",
             )
         if k < 1:
             raise UsageError("out_of_range", f"--top {k}: must be at least 1")
         if mode == "hybrid":
-            lists = [way(queries, max(k, FUSED)) for way in (self._by_words, self._by_meaning)]
-            return [reciprocal_rank_fusion(each)[:k] for each in zip(*lists, strict=True)]
+            lists = [search(queries, max(k, FUSION_DEPTH)) for search in (self._by_words, self._by_meaning)]
+            return [reciprocal_rank_fusion(pair)[:k] for pair in zip(*lists, strict=True)]
         return self._by_words(queries, k) if mode == "bm25" else self._by_meaning(queries, k)
 
     @cached_property
@@ -274,125 +274,115 @@ class Index:
 
     @cached_property
     def _dense(self) -> tuple[Any, tuple[LanguageModel, Task, Tokenizer]]:
-        """Vectors, and what reads queries. Raises RunError where the run is not the one the vectors are of."""
+        """(vectors, encoder of queries). Raises RunError if the run is not the one that computed the vectors."""
         folder = self.path / "run"
-        reading = load_encoder(folder)  # which verifies its files by what run.json says
-        if (found := sha256(folder / "run.json")) != (known := self.record["run"]["fingerprint"]):
+        encoder = load_encoder(folder)  # verifies its files against run.json
+        if (actual := sha256(folder / "run.json")) != (expected := self.record["run"]["fingerprint"]):
             raise RunError(
                 "data_changed",
-                f"{folder} is another run ({found[:12]}…) than the vectors were made by ({known[:12]}…); build the"
+                f"the vectors are of another run ({expected[:12]}…) than {folder} ({actual[:12]}…); rebuild the"
                 " index anew",
             )
         module = import_optional("usearch.index", "search")
         with self._reading("vectors.usearch"):
             index = module.Index.restore(str(self.path / "vectors.usearch"))
-            if len(index) != self.size or index.ndim != embed_texts(*reading, ["a"]).shape[1]:
+            if len(index) != self.size or index.ndim != embed_texts(*encoder, ["a"]).shape[1]:
                 raise ValueError(f"{len(index)} vectors of {index.ndim} numbers")
-        return index, reading
+        return index, encoder
 
     def _by_words(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         lists = []
         for query in queries:
             with self._reading("bm25"):
-                scores = (
-                    self._bm25.get_scores(bm25_tokens(query))
-                    if bm25_tokens(query)
-                    else np.zeros(len(self.documents))
-                )
+                tokens = bm25_tokens(query)
+                scores = self._bm25.get_scores(tokens) if tokens else np.zeros(self.size)
                 if len(scores) != self.size:
                     raise ValueError(f"scores of {len(scores)} passages, not {self.size}")
             best = np.argsort(-scores, kind="stable")[:k]
-            lists.append([(int(each), float(scores[each])) for each in best if scores[each] > 0])
+            lists.append([(int(place), float(scores[place])) for place in best if scores[place] > 0])
         return lists
 
     def _by_meaning(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
-        index, reading = self._dense
-        asked = embed_texts(*reading, queries)
+        index, encoder = self._dense
         lists = []
-        for each in asked:
-            found = index.search(each, min(k, len(index)), exact=len(index) <= EXACT, threads=1)
-            lists.append(
-                [(int(key), 1.0 - float(far)) for key, far in zip(found.keys, found.distances, strict=True)]
-            )
+        for vector in embed_texts(*encoder, queries):
+            matches = index.search(vector, min(k, len(index)), exact=len(index) <= MAX_EXACT, threads=1)
+            pairs = zip(matches.keys, matches.distances, strict=True)
+            lists.append([(int(key), 1.0 - float(distance)) for key, distance in pairs])
         return lists
 
     def evaluate(
         self, path: Path, *, columns: str | None = None, encoding: str | None = None, mode: str | None = None
     ) -> dict[str, Any]:
-        """How well the queries of a file's rows (`text`) find their `document` (its text) or `document_id`: figures of
-        `metrics.ranking`. A document is found where its first passage is.
+        """Metrics of `metrics.ranking` for the queries of a file: `text` finds `document` (its text) or `document_id`.
+        A document ranks where its first passage does.
 
-        Rows with the same text are one query with several that are right. Raises DataError for a document that is not
-        in the index.
+        Rows with the same text are one query with several relevant documents. Raises DataError for a document that is
+        not in the index.
         """
-        right: dict[str, dict[Any, float]] = {}
+        relevant: dict[str, dict[Any, float]] = {}
         for record in ReadOptions(columns, encoding).records(path):
             number = self.document_number(record.values, record.where)
-            right.setdefault(text_field(record.values, record.where), {})[number] = 1.0
-        most = Counter(passage.number for passage in self.passages).most_common(1)[0][1]
-        places = self.search(list(right), k=DEEPEST * min(most, FUSED), mode=mode)
+            relevant.setdefault(text_field(record.values, record.where), {})[number] = 1.0
+        max_passages = Counter(passage.number for passage in self.passages).most_common(1)[0][1]
+        results = self.search(list(relevant), k=EVALUATED * min(max_passages, FUSION_DEPTH), mode=mode)
         ranked = [
-            list(dict.fromkeys(self.passages[place].number for place, _ in found))[:DEEPEST]
-            for found in places
+            list(dict.fromkeys(self.passages[place].number for place, _ in result))[:EVALUATED]
+            for result in results
         ]
-        figures = ranking.ranking_scores(ranked, list(right.values()))
-        return {
-            "index": str(self.path),
-            "on": str(path),
-            "mode": mode or self.default_mode,
-            "queries": len(right),
-            **figures,
-        }
+        metrics = ranking.ranking_scores(ranked, list(relevant.values()))
+        about = {"index": str(self.path), "on": str(path), "mode": mode or self.default_mode}
+        return {**about, "queries": len(relevant), **metrics}
 
     def document_number(self, values: dict[str, Any], where: str) -> int:
-        """The number of the document that a row of queries names by its id or by its text."""
+        """The number of the document that a row names by its id or its text."""
         if (given := values.get("document_id")) is not None:
             if (number := self._by_id.get(str(given))) is None:
                 raise DataError(
                     "not_found",
-                    f"{where}: {self.path} has no document with the id {given!r}; build the index of all",
+                    f"{where}: {self.path} has no document with the id {given!r}; index it too",
                 )
             return number
         text = text_field(values, where, "document")
         if (number := self._by_text.get(normalize_whitespace(text))) is None:
             raise DataError(
                 "not_found",
-                f"{where}: its document is not in {self.path} ({text[:60]!r}); build the index of all",
+                f"{where}: its document is not in {self.path} ({text[:60]!r}); index it too",
             )
         return number
 
     @cached_property
     def _by_id(self) -> dict[str, int]:
-        """Number of each document by its ids; UsageError where an id names several."""
+        """The number of each document by its ids; UsageError if an id is not unique."""
         numbers: dict[str, int] = {}
         for passage in self.passages:
             for given in (passage.id, *passage.same):
                 if given is not None and numbers.setdefault(given, passage.number) != passage.number:
                     raise UsageError(
                         "duplicate_name",
-                        f"{self.path}: several documents have the id {given!r}; name them by their text",
+                        f"{self.path}: several documents have the id {given!r}; identify them by their text",
                     )
         return numbers
 
     @cached_property
     def _by_text(self) -> dict[str, int]:
-        """Number of each document by its whole text."""
+        """The number of each document by its whole text."""
         texts: dict[int, str] = {}
         for passage in self.passages:
-            begun = texts.get(passage.number, "")
-            texts[passage.number] = begun[: passage.start] + passage.text
+            before = texts.get(passage.number, "")
+            texts[passage.number] = before[: passage.start] + passage.text
         return {normalize_whitespace(text): number for number, text in texts.items()}
 
 
 def normalize_whitespace(text: str) -> str:
-    """A text without what copying changes: line ends and blanks."""
+    """A text with every run of whitespace as one space."""
     return " ".join(text.split())
 
 
 def reciprocal_rank_fusion(lists: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:
-    """Several lists as one, by the sum of one over each place: (number, score), best first."""
-    total: dict[int, float] = {}
-    for each in lists:
-        for place, (number, _) in enumerate(each, 1):
-            total[number] = total.get(number, 0.0) + 1 / (FUSION + place)
-    return sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    """Merge rankings by the sum of reciprocal ranks: (index, score), best first."""
+    scores: dict[int, float] = {}
+    for results in lists:
+        for rank, (number, _) in enumerate(results, 1):
+            scores[number] = scores.get(number, 0.0) + 1 / (FUSION_CONSTANT + rank)
+    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from textus.core.errors import TextusError, UsageError
 from textus.generation.engine import AsyncEngine, Engine, EventCallback, RequestHandle, TokenEvent
-from textus.generation.sampling import SamplingParams, bos_ids
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import bos_ids
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, CompletionRequest

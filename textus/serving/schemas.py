@@ -17,7 +17,7 @@ from typing import Any
 
 from textus.core.errors import UsageError
 from textus.core.rng import derive_seed
-from textus.generation.sampling import BOUNDS, MAX_STOP_LENGTH, SamplingParams
+from textus.generation.params import BOUNDS, MAX_STOP_LENGTH, SamplingParams
 
 MAX_CHOICES = 8
 MAX_ROWS = 32  # prompts × n of one request

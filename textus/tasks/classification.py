@@ -27,7 +27,7 @@ from textus.metrics import classification
 from textus.reporting.format import format_value
 from textus.reporting.html import Section
 from textus.reporting.plots import heatmap, reliability_diagram
-from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
+from textus.tasks.base import EncodedExample, Example, InputTemplate, Task, report_unseen
 from textus.tasks.labels import (
     Classes,
     cast_label,
@@ -39,6 +39,7 @@ from textus.tasks.labels import (
     report_spellings,
     split_labels,
 )
+from textus.tasks.reporting import Floats
 from textus.tokenizers import Tokenizer
 
 PAIRS = (
@@ -106,68 +107,59 @@ class Classification(Task):
             )
         settings = set_separator(settings, records, report=True)
         rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
-        spelled = Counter(name for _, labels in rows for name, _ in labels)
-        classes = merge_spellings(spelled)
-        found = Counter[str]()
-        for name, n in spelled.items():
-            found[classes[name]] += n
-        if len(found) < 2:
+        spellings = Counter(name for row in rows for name, _ in row.label)
+        classes = merge_spellings(spellings)
+        counts = Counter[str]()
+        for name, n in spellings.items():
+            counts[classes[name]] += n
+        if len(counts) < 2:
             raise DataError(
                 "one_class",
-                f"all {len(records):,} rows have the one label {next(iter(found), None)!r}: there is nothing to tell"
-                " apart; give rows of two classes or more",
+                f"all {len(records):,} rows have the one label {next(iter(counts), None)!r}: there is nothing to"
+                " learn; give rows of two classes or more",
             )
-        if len(found) > MOST_CLASSES or (len(found) > 100 and len(found) > len(records) / 2):
+        if len(counts) > MOST_CLASSES or (len(counts) > 100 and len(counts) > len(records) / 2):
             raise DataError(
                 "not_classes",
-                f"{len(found):,} different labels in {len(records):,} rows, such as {', '.join(list(found)[:3])}: these"
-                " are not classes; name the column of the classes with --columns label=COLUMN",
+                f"{len(counts):,} different labels in {len(records):,} rows, such as {', '.join(list(counts)[:3])}:"
+                " these are not classes; name the column of the classes with --columns label=COLUMN",
             )
-        names = sorted(found, key=sort_key)
-        task = cls(settings, names, [found[name] for name in names])
+        names = sorted(counts, key=sort_key)
+        task = cls(settings, names, [counts[name] for name in names])
         task.label_type = common_type(
             value for record in records for value in label_values(record.values["label"], settings)
         )
         return task
 
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.accepted_records(records, labelled=labelled)
-        settings = set_separator(self.settings, records) if labelled else self.settings
-        parsed = parse_rows(
-            records, self.with_text_count_check(self.row_parser(settings, records, labelled=labelled))
+        parsed = super().make_examples(records, labelled=labelled)
+        if not labelled:
+            return parsed
+        spellings = Counter(
+            (self.classes.lookup(name), value) for example in parsed for name, value in example.label
         )
-        kept, empty, spelled = [], [], Counter[tuple[str, str]]()
-        for record, (texts, labels) in zip(records, parsed, strict=True):
-            if labelled and not any(text.strip() for text in texts):
-                empty.append(record.where)
-                continue
-            names = list(dict.fromkeys(self.classes.lookup(name) for name, _ in labels))
-            spelled.update((self.classes.lookup(name), value) for name, value in labels)
-            label: Any = None
-            if labelled:
-                label = tuple(names) if settings.multi else names[0]
-            kept.append(Example(texts, label, record.where))
-        report_spellings(spelled)
-        if empty:
-            log_notice(len(empty), " rows have no text and are left out", first=f"the first is {empty[0]}")
-        if none := [each.where for each in kept if each.label == ()]:
+        report_spellings(spellings)
+        examples = []
+        for example in parsed:
+            names = tuple(dict.fromkeys(self.classes.lookup(name) for name, _ in example.label))
+            examples.append(replace(example, label=names if self.settings.multi else names[0]))
+        if unlabelled := [example.where for example in examples if example.label == ()]:
             log_notice(
-                len(none), " rows have no label: they are of no class", first=f"the first is {none[0]}"
-            )
-        if unknown := Counter(name for each in kept for name in self.names(each) if name not in self.index):
-            shown = ", ".join(list(unknown)[:SHOWN])
-            log_notice(
-                f"{sum(unknown.values()):,} labels were never seen in training ({shown}): their rows count as wrong"
-            )
-        return kept
+                len(unlabelled), " rows have no label: they are of no class",
+                first=f"the first is {unlabelled[0]}",
+            )  # fmt: skip
+        report_unseen("labels", (name for example in examples for name in self.names(example)), self.index)
+        return examples
 
     @classmethod
     def row_parser(
         cls, settings: ClassificationSettings, records: Sequence[Record], *, labelled: bool
-    ) -> Callable[[Record], tuple[tuple[str, ...], list[tuple[str, str]]]]:
+    ) -> Callable[[Record], Example]:
         if labelled:
             settings = set_separator(settings, records)
-        return lambda record: (read_texts(record), read_labels(record, settings) if labelled else [])
+        return lambda record: Example(
+            read_texts(record), read_labels(record, settings) if labelled else None, record.where
+        )
 
     @classmethod
     def strata(cls, settings: ClassificationSettings, records: Sequence[Record]) -> list[Any]:
@@ -211,8 +203,10 @@ class Classification(Task):
         weights: list[float] = (total / (len(counts) * counts)).round(6).tolist()
         return weights
 
-    def encode_example(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
-        framed, segments, cut = frame.apply(ids, "middle" if self.settings.cut == "middle" else "end")
+    def encode_example(
+        self, example: Example, ids: list[list[int]], template: InputTemplate
+    ) -> EncodedExample:
+        framed, segments, cut = template.apply(ids, "middle" if self.settings.cut == "middle" else "end")
         label = None
         if example.label is not None:
             numbers = [self.index[name] for name in self.names(example) if name in self.index]
@@ -220,16 +214,16 @@ class Classification(Task):
         return EncodedExample(framed, segments, label, cut)
 
     def encode(
-        self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+        self, examples: Sequence[Example], tokenizer: Tokenizer, template: InputTemplate
     ) -> list[EncodedExample]:
-        if self.settings.cut != "nothing" or frame.max_length is None:
-            return super().encode(examples, tokenizer, frame)
+        if self.settings.cut != "nothing" or template.max_length is None:
+            return super().encode(examples, tokenizer, template)
         if pairs := [each.where for each in examples if len(each.texts) > 1]:
             raise UsageError(
                 "wrong_number_of_texts",
                 f"task.cut=nothing: {pairs[0]} is a pair of texts, which are not read in windows",
             )
-        room = max(1, frame.max_length - len(frame.begin) - 1)
+        room = max(1, template.max_length - len(template.begin) - 1)
         rows: list[EncodedExample] = []
         for number, (example, ids) in enumerate(
             zip(examples, tokenizer.encode_batch([each.texts[0] for each in examples]), strict=True)
@@ -237,7 +231,7 @@ class Classification(Task):
             n = max(1, -(-len(ids) // room))
             edges = [place * len(ids) // n for place in range(n + 1)]  # of one length, but for one id
             rows += [
-                replace(self.encode_example(example, [ids[a:b]], frame), meta=number)
+                replace(self.encode_example(example, [ids[a:b]], template), meta=number)
                 for a, b in pairwise(edges)
             ]
         if several := sum(count > 1 for count in Counter(row.meta for row in rows).values()):
@@ -245,7 +239,7 @@ class Classification(Task):
                 several,
                 " of ",
                 len(examples),
-                f" texts are longer than {frame.max_length} tokens: all are read in ",
+                f" texts are longer than {template.max_length} tokens: all are read in ",
                 len(rows),
                 " windows",
             )

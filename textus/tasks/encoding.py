@@ -30,17 +30,17 @@ def input_template(config: Any, tokenizer: Tokenizer, longest: int | None = None
 
 
 def encode_examples(
-    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, template: InputTemplate
 ) -> list[EncodedExample]:
     """Every example as ids; says how many were cut."""
-    rows = task.encode(examples, tokenizer, frame)
+    rows = task.encode(examples, tokenizer, template)
     where = getattr(task.settings, "cut", "end")
     if cut := [row.n_truncated for row in rows if row.n_truncated]:
         log_notice(
             len(cut),
             " of ",
             len(rows),
-            f" texts are longer than {frame.max_length} tokens: the {where}s of them, ",
+            f" texts are longer than {template.max_length} tokens: the {where}s of them, ",
             sum(cut),
             " tokens in all, are not read",
         )

@@ -95,6 +95,6 @@ def predict_texts(
     if isinstance(model, RawTextModel):
         return list(model.predict_probabilities([joined_text(each) for each in examples], task.labels))
     rows = encode_examples(
-        task, examples, tokenizer, input_template(model.config, tokenizer, task.settings.longest)
+        task, examples, tokenizer, input_template(model.config, tokenizer, task.max_length)
     )
     return predict_ids(model, task, rows, tokenizer.pad_id, finite=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics import spans as measuring
 from textus.models.nn.heads import context_mask, padding_mask, span_scores
-from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
+from textus.tasks.base import EncodedExample, Example, InputTemplate, Task
+from textus.tasks.reporting import Floats
 from textus.tokenizers import Tokenizer
 
 MAX_SHIFT = 5
@@ -68,6 +69,13 @@ class GoldAnswers:
 
 
 @dataclass(frozen=True)
+class QuestionExample(Example):
+    """A question and its context; `changes` counts what `locate_answers` corrected."""
+
+    changes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
 class Window:
     """What a row was made of: the number of its example, the position of the first token of the context in it, and the
     characters of the context that each of its tokens stands for.
@@ -97,6 +105,7 @@ class QuestionAnswering(Task):
     config = QuestionAnsweringSettings
     settings: QuestionAnsweringSettings
     group_fields = ("context",)
+    empty_reason = "have no question or no context"
 
     @classmethod
     def from_records(
@@ -107,53 +116,49 @@ class QuestionAnswering(Task):
                 "out_of_range",
                 f"task.longest_answer={settings.longest_answer}, task.stride={settings.stride}: must be at least 1",
             )
-        golds = parse_rows(records, cls.row_parser(settings, records, labelled=True))
-        none = sum(not gold.texts for _, gold, _ in golds)
-        if none == len(records):
+        rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
+        n_unanswerable = sum(not row.label.texts for row in rows)
+        if n_unanswerable == len(rows):
             raise DataError(
-                "no_labels", f"none of the {none:,} rows has an answer: there is nothing to learn"
+                "no_labels", f"none of the {len(rows):,} rows has an answer: there is nothing to learn"
             )
-        return cls(replace(settings, no_answer=settings.no_answer or none > 0), [])
+        return cls(replace(settings, no_answer=settings.no_answer or n_unanswerable > 0), [])
+
+    def is_empty(self, example: Example) -> bool:
+        return not all(text.strip() for text in example.texts)
 
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.accepted_records(records, labelled=labelled)
-        kept, empty, elsewhere = [], [], []
-        told: Counter[str] = Counter()
-        parsed = parse_rows(records, self.row_parser(self.settings, records, labelled=labelled))
-        for record, (texts, gold, what) in zip(records, parsed, strict=True):
-            if labelled and not all(text.strip() for text in texts):
-                empty.append(record.where)
-                continue
-            told.update(what)
-            elsewhere += [record.where] * what["elsewhere"]
-            kept.append(Example(texts, gold if labelled else None, record.where))
-        if empty:
+        examples = super().make_examples(records, labelled=labelled)
+        counts: Counter[str] = Counter()
+        elsewhere: list[str] = []
+        for example in examples:
+            assert isinstance(example, QuestionExample)
+            counts.update(example.changes)
+            elsewhere += [example.where] * example.changes["elsewhere"]
+        if counts["moved"]:
             log_notice(
-                f"{len(empty):,} rows have no question or no context and are left out; the first is {empty[0]}"
-            )
-        if told["moved"]:
-            log_notice(
-                f"{told['moved']:,} answers stand up to {MAX_SHIFT} characters beside where their rows say: moved there"
+                f"{counts['moved']:,} answers were up to {MAX_SHIFT} characters off the given offset; offsets corrected"
             )
         if elsewhere:
             log_notice(
-                f"{len(elsewhere):,} answers are not where their rows say, but once elsewhere in their contexts: moved"
-                f" there; the first is of {elsewhere[0]}"
+                f"{len(elsewhere):,} answers are not at the given offset, but occur once elsewhere in their contexts:"
+                f" offsets corrected; the first is of {elsewhere[0]}"
             )
-        if told["nowhere"]:
+        if counts["nowhere"]:
             log_notice(
-                f"{told['nowhere']:,} answers do not stand in their contexts (start {ELSEWHERE}): they are measured by,"
-                f" not learnt; {told['unlearnt']:,} questions have no other"
+                f"{counts['nowhere']:,} answers do not occur in their contexts (start {ELSEWHERE}): they are used for"
+                f" evaluation, not for training; {counts['untrained']:,} questions have no other"
             )
-        return kept
+        return examples
 
     @classmethod
     def row_parser(
         cls, settings: QuestionAnsweringSettings, records: Sequence[Record], *, labelled: bool
-    ) -> Callable[[Record], tuple[tuple[str, str], GoldAnswers, Counter[str]]]:
-        def parse(record: Record) -> tuple[tuple[str, str], GoldAnswers, Counter[str]]:
-            texts, told = read_question(record), Counter[str]()
-            return texts, locate_answers(record, texts[1], told) if labelled else GoldAnswers((), ()), told
+    ) -> Callable[[Record], Example]:
+        def parse(record: Record) -> Example:
+            texts, changes = read_question(record), Counter[str]()
+            label = locate_answers(record, texts[1], changes) if labelled else None
+            return QuestionExample(texts, label, record.where, changes=changes)
 
         return parse
 
@@ -173,7 +178,7 @@ class QuestionAnswering(Task):
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
     def encode(
-        self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+        self, examples: Sequence[Example], tokenizer: Tokenizer, template: InputTemplate
     ) -> list[EncodedExample]:
         if wrong := [each for each in examples if len(each.texts) != 2]:
             raise UsageError(
@@ -188,18 +193,18 @@ class QuestionAnswering(Task):
         for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
             ids, places = read[example.texts[1]]
             span = self.answer_tokens(example, places, told)
-            asked, holds = split_window(question, len(ids), frame)
+            asked, holds = split_window(question, len(ids), template)
             told["cut"] += len(asked) < len(question)
             for start in window_starts(len(ids), holds, self.settings.stride):
                 window = slice(start, start + holds)
-                row, first = encode_window(asked, ids[window], frame)
+                row, first = encode_window(asked, ids[window], template)
                 label = (
                     None
                     if span is None
                     else answer_positions(span, start, len(ids[window]), first, len(row.ids))
                 )
                 rows.append(replace(row, label=label, meta=Window(number, first, places[window])))
-        self.report_encoding(told, len(examples), frame)
+        self.report_encoding(told, len(examples), template)
         return rows
 
     def answer_tokens(self, example: Example, places: list[Span], told: Counter[str]) -> Span | None:
@@ -220,10 +225,10 @@ class QuestionAnswering(Task):
         told["too long"] += last - first >= self.settings.longest_answer
         return first, last
 
-    def report_encoding(self, told: Counter[str], n: int, frame: InputTemplate) -> None:
+    def report_encoding(self, told: Counter[str], n: int, template: InputTemplate) -> None:
         """What reading changed or could not do."""
         said = {
-            "cut": f"questions are longer than half of {frame.max_length} tokens: their ends are not read",
+            "cut": f"questions are longer than half of {template.max_length} tokens: their ends are not read",
             "without a token": "answers have no token of their own: they are not learnt",
             "through a token": "answers begin or end within a token: they are learnt as whole tokens",
             "too long": f"answers are longer than {self.settings.longest_answer} tokens, the most an answer may have:"
@@ -387,16 +392,17 @@ def best_expected_f1(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tens
 # ── windows ────────────────────────────────────────────────────────────────────────────────────
 
 
-def split_window(question: list[int], n_context: int, frame: InputTemplate) -> tuple[list[int], int]:
+def split_window(question: list[int], n_context: int, template: InputTemplate) -> tuple[list[int], int]:
     """What is read of a question (at most half of what a window holds, where the context is long), and how many tokens
     of the context a window then holds.
     """
-    if frame.max_length is None:
+    if template.max_length is None:
         return question, max(1, n_context)
-    room = frame.max_length - len(frame.begin) - 1 - frame.n_separators
+    room = template.max_length - len(template.begin) - 1 - template.n_separators
     if room < 2:
         raise UsageError(
-            "out_of_range", f"a window of {frame.max_length} ids holds no context: set task.longest to more"
+            "out_of_range",
+            f"a window of {template.max_length} ids holds no context: set task.longest to more",
         )
     target_positions = question[: max(room - n_context, room - room // 2)]
     return target_positions, room - len(target_positions)
@@ -409,12 +415,12 @@ def window_starts(n: int, holds: int, stride: int) -> range:
 
 
 def encode_window(
-    question: list[int], context: list[int], frame: InputTemplate
+    question: list[int], context: list[int], template: InputTemplate
 ) -> tuple[EncodedExample, int]:
     """The row of a question and a part of its context, and the position of that part's first token."""
-    ids, segments, _ = replace(frame, max_length=None).apply([question, context])
+    ids, segments, _ = replace(template, max_length=None).apply([question, context])
     first = len(ids) - len(context) - 1
-    if frame.n_segments > 2:
+    if template.n_segments > 2:
         segments[first:-1] = [1 + (each in question) for each in context]
     return EncodedExample(ids, segments), first
 
@@ -509,5 +515,5 @@ def locate_answers(record: Record, context: str, answer: Counter[str]) -> GoldAn
         else:
             answer["moved"] += at != start
             found.append((at, at + len(text)))
-    answer["unlearnt"] += bool(given) and not found
+    answer["untrained"] += bool(given) and not found
     return GoldAnswers(tuple(text for text, _ in given), tuple(found))

@@ -10,6 +10,7 @@ from textus.core.config import from_dict
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.core.names import nearest_name, unknown_name_error
+from textus.core.plugins import entry_points
 from textus.models.contract import LanguageModel, RawTextModel
 from textus.runs.store import load
 from textus.tasks.base import Task
@@ -23,47 +24,55 @@ TASKS = {
     "similarity": ("textus.tasks.similarity", "Similarity"),
     "tagging": ("textus.tasks.tagging", "Tagging"),
 }
-"""Task name → module and class."""
+"""Task name → module and class. A new task is one file and one line here, or an entry point of a package."""
+
+
+def registered_tasks() -> list[str]:
+    """The names of all tasks, those of installed packages included."""
+    return [*TASKS, *entry_points("textus.tasks", TASKS)]
 
 
 def task_class(name: str) -> type[Task]:
-    """A task by its name; UsageError naming the nearest for one that is not there."""
-    if name not in TASKS:
-        raise unknown_name_error("task", name, TASKS)
-    module, cls = TASKS[name]
-    found: type[Task] = getattr(import_module(module), cls)
-    return found
+    """A task by its name. UsageError for an unknown one, TextusError for a package that cannot be imported."""
+    if name in TASKS:
+        module, cls = TASKS[name]
+        built_in: type[Task] = getattr(import_module(module), cls)
+        return built_in
+    plugins = entry_points("textus.tasks", TASKS)
+    if name not in plugins:
+        raise unknown_name_error("task", name, [*TASKS, *plugins])
+    plugin: type[Task] = plugins[name]()
+    return plugin
 
 
 def load_for_task(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
     model, tokenizer, record = load(run)
-    if record.get("task") in TASKS and not isinstance(model, RawTextModel):
+    if record.get("task") and not isinstance(model, RawTextModel):
         model.set_inference_compute(record["compute"]["precision"])
     return model.eval(), tokenizer, record
 
 
 def task_names(record: dict[str, Any]) -> list[str]:
     """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text."""
-    return [record["task"], *record.get("extra_tasks", {})] if record.get("task") in TASKS else []
+    return [record["task"], *record.get("extra_tasks", {})] if record.get("task") else []
 
 
 def record_for_task(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any]:
-    """What a run's record would say had it learnt the one task of that name; None: of the only one it has learnt.
-
-    Raises UsageError for a name it has not learnt, and for none where there are several.
+    """The record of one task of a run, as if the run had been trained on it alone. `name` may be None where there is
+    only one task. Raises UsageError for an unknown name.
     """
     names = task_names(record)
     if name is None and len(names) > 1:
         raise UsageError(
             "missing_argument",
-            f"{run} has learnt {', '.join(names)}: say which is asked, such as --task {names[0]}",
+            f"{run} was trained on {', '.join(names)}: choose one, such as --task {names[0]}",
         )
     if name is not None and name not in names:
         near = nearest_name(name, names)
         raise UsageError(
             "wrong_task",
-            f"{run} has not learnt {name!r}{f' (did you mean {near!r}?)' if near else ''}; it has learnt"
+            f"{run} was not trained on {name!r}{f' (did you mean {near!r}?)' if near else ''}; it was trained on"
             f" {', '.join(names) or 'no task'}",
         )
     if len(names) < 2:
@@ -73,16 +82,16 @@ def record_for_task(record: dict[str, Any], name: str | None, run: Path) -> dict
 
 
 def head_of_kind(record: dict[str, Any], kind: str) -> str | None:
-    """The name of the one task of a kind that a run has learnt, of several the first, told; None where it has none."""
-    kinds = [record.get("task"), *(each["task"] for each in record.get("extra_tasks", {}).values())]
-    names = [name for name, each in zip(task_names(record), kinds, strict=False) if each == kind]
+    """The name of a run's task of this kind, the first of several (reported); None where it has none."""
+    kinds = [record.get("task"), *(task["task"] for task in record.get("extra_tasks", {}).values())]
+    names = [name for name, own in zip(task_names(record), kinds, strict=False) if own == kind]
     if len(names) > 1:
-        log_notice(f"the run has learnt {kind} as {', '.join(names)}: {names[0]} is taken")
+        log_notice(f"the run has several heads for {kind} ({', '.join(names)}): {names[0]} is used")
     return names[0] if names else None
 
 
 def task_from_record(record: dict[str, Any]) -> Task:
-    """The task a run was fine-tuned for, as its run.json tells it; of several tasks' record, by `learnt`."""
+    """The task of a fine-tuned run, from its run.json (of several tasks: from `record_for_task`)."""
     cls = task_class(record["task"])
     task = cls(from_dict(cls.config, record["task_settings"], "task."), record["labels"])
     task.label_counts = record.get("label_counts", [])

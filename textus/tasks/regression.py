@@ -23,7 +23,7 @@ from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics import regression
-from textus.tasks.base import EncodedExample, Example, InputTemplate, Task
+from textus.tasks.base import EncodedExample, Example, InputTemplate, Task, report_unseen
 from textus.tasks.classification import PAIRS, read_texts
 
 MOST_RATINGS = 50
@@ -79,7 +79,9 @@ class Regression(Task):
         if both := set(targets) & set(numeric):
             raise UsageError("duplicate_column", f"{both.pop()!r} is both to be found and read; name it once")
         rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
-        found, beside = (np.asarray([row[part] for row in rows]) for part in (1, 2))
+        found, beside = (
+            np.asarray(column) for column in zip(*((row.label, row.numbers) for row in rows), strict=True)
+        )
         for name, column in zip(targets, found.T, strict=True):
             if len(column) and np.ptp(column) == 0:
                 raise DataError(
@@ -103,42 +105,28 @@ class Regression(Task):
         return cls(settings, [rating_name(each) for each in ratings], scales)
 
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.accepted_records(records, labelled=labelled)
-        kept, empty = [], []
-        parsed = parse_rows(
-            records, self.with_text_count_check(self.row_parser(self.settings, records, labelled=labelled))
-        )
-        for record, (texts, label, numbers) in zip(records, parsed, strict=True):
-            if labelled and not any(text.strip() for text in texts):
-                empty.append(record.where)
-                continue
-            kept.append(Example(texts, label, record.where, numbers))
-        if empty:
-            log_notice(len(empty), " rows have no text and are left out", first=f"the first is {empty[0]}")
-        if lacking := sum(any(map(math.isnan, each.numbers)) for each in kept):
+        examples = super().make_examples(records, labelled=labelled)
+        if lacking := sum(any(map(math.isnan, example.numbers)) for example in examples):
             log_notice(
-                lacking, " of ", len(kept), " rows lack a number: the training rows' mean is taken for it"
+                lacking, " of ", len(examples), " rows lack a number: the training rows' mean is taken for it"
             )
         if self.ordinal and labelled:
-            unseen = [each.label[0] for each in kept if rating_name(each.label[0]) not in self.labels]
-            if unseen:
-                shown = ", ".join(sorted(set(map(rating_name, unseen)))[:SHOWN])
-                log_notice(
-                    f"{len(unseen):,} ratings were never seen in training ({shown}): they are never answered"
-                )
-        return kept
+            ratings = sorted(rating_name(example.label[0]) for example in examples)
+            report_unseen("ratings", ratings, self.labels, "are never predicted")
+        return examples
 
     @classmethod
     def row_parser(
         cls, settings: RegressionSettings, records: Sequence[Record], *, labelled: bool
-    ) -> Callable[[Record], tuple[tuple[str, ...], tuple[float, ...] | None, tuple[float, ...]]]:
+    ) -> Callable[[Record], Example]:
         targets = target_fields(settings, records) if labelled else []
         numeric, gaps = split_names(settings.numeric), settings.missing == "mean"
 
-        def parse(record: Record) -> tuple[tuple[str, ...], tuple[float, ...] | None, tuple[float, ...]]:
+        def parse(record: Record) -> Example:
             texts = read_texts(record)
             label = tuple(read_number(record, name) for name in targets) if labelled else None
-            return texts, label, tuple(read_number(record, name, gaps=gaps) for name in numeric)
+            numbers = tuple(read_number(record, name, gaps=gaps) for name in numeric)
+            return Example(texts, label, record.where, numbers)
 
         return parse
 
@@ -168,14 +156,16 @@ class Regression(Task):
             return {"kind": "ordinal", "n_labels": len(self.labels), **shared}
         return {"kind": "number", **shared}
 
-    def encode_example(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
+    def encode_example(
+        self, example: Example, ids: list[list[int]], template: InputTemplate
+    ) -> EncodedExample:
         if len(example.numbers) != len(self.numeric):
             raise UsageError(
                 "incompatible_data",
                 f"{example.where}: numbers are read beside the text ({', '.join(self.numeric)}); give a file with these"
                 " columns",
             )
-        framed, segments, cut = frame.apply(ids)
+        framed, segments, cut = template.apply(ids)
         label = example.label
         if label is not None and self.ordinal:
             name = rating_name(label[0])

@@ -27,7 +27,7 @@ from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics.entities import entity_scores
 from textus.metrics.resampling import estimate
-from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task, has_blanks
+from textus.tasks.base import EncodedExample, Example, InputTemplate, Task, has_blanks, report_unseen
 from textus.tasks.relation_data import (
     RelationExample,
     SubwordPieces,
@@ -38,6 +38,7 @@ from textus.tasks.relation_data import (
     mark_pair,
     parse_relation_example,
 )
+from textus.tasks.reporting import Floats
 from textus.tasks.token_data import ENTITY_FIELDS
 from textus.tokenizers import Tokenizer
 
@@ -196,27 +197,28 @@ class Relations(Task):
 
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
+    def is_empty(self, example: Example) -> bool:
+        return False
+
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.accepted_records(records, labelled=labelled)
-        rows = parse_rows(records, self.row_parser(self.settings, records, labelled=labelled))
+        rows = [
+            row
+            for row in super().make_examples(records, labelled=labelled)
+            if isinstance(row, RelationExample)
+        ]
         if n := sum(row.n_lost for row in rows):
-            log_notice(n, " triples have a mention that does not stand in their text: they are left out")
+            log_notice(n, " triples have a mention that does not occur in their text: they are left out")
         if not labelled:
             return [row if row.label is None else replace(row, label=None) for row in rows]
         told: Counter[str] = Counter()
-        strange: Counter[str] = Counter()
         for row in rows:
             asked = set(self.scored_pairs(row))
             pairs = [tuple(pair) for _, *pair in self.gold(row)]
             told["several"] += len(pairs) - len(set(pairs))
-            strange.update(name for name, _, _ in self.gold(row) if name not in self.index)
             told["lost"] += sum(pair not in asked for pair in pairs)
             told["alone"] += len(row.entities) < 2
-        if strange:
-            shown = ", ".join(list(strange)[:SHOWN])
-            log_notice(
-                f"{sum(strange.values()):,} relations were never seen in training ({shown}): they count as missed"
-            )
+        names = (name for row in rows for name, _, _ in self.gold(row))
+        report_unseen("relations", names, self.index, "count as missed")
         said = {
             "several": "relations join a pair that has another: one is learnt, the others count as missed",
             "lost": f"relations join types that none joined in training, or lie more than {self.settings.reach}"
@@ -257,10 +259,10 @@ class Relations(Task):
         )
 
     def encode(
-        self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+        self, examples: Sequence[Example], tokenizer: Tokenizer, template: InputTemplate
     ) -> list[EncodedExample]:
         given = [each for each in examples if isinstance(each, RelationExample)]
-        marks = self.encode_markers(given, tokenizer, frame)
+        marks = self.encode_markers(given, tokenizer, template)
         cuts = [cut_points(each) for each in given]
         texts = [each.text[a:b] for each, cut in zip(given, cuts, strict=True) for a, b in pairwise(cut)]
         flat = iter(tokenizer.encode_batch(texts))
@@ -276,15 +278,16 @@ class Relations(Task):
                 0 if example.marked_pairs else n * (n - 1) - sum(1 for _ in self.candidate_pairs(example))
             )
             rows += [
-                self.pair_row(example, pieces, pair, marks, frame=frame, number=number) for pair in pairs
+                self.pair_row(example, pieces, pair, marks, template=template, number=number)
+                for pair in pairs
             ]
             if not pairs:  # answered with nothing, by a row that nothing is learnt from
-                ends = [*frame.begin, frame.end_id]
+                ends = [*template.begin, template.end_id]
                 rows.append(
                     EncodedExample(ends, [0] * len(ends), meta=(number, None, False), numbers=(0.0, 0.0))
                 )
         told["through"] = sum(row.meta[2] for row in rows)
-        self.report_pairs(told, len(given), frame)
+        self.report_pairs(told, len(given), template)
         return rows
 
     def pair_row(
@@ -294,21 +297,21 @@ class Relations(Task):
         pair: tuple[int, int],
         marks: dict[tuple[int, str], tuple[list[int], list[int]]],
         *,
-        frame: InputTemplate,
+        template: InputTemplate,
         number: int,
     ) -> EncodedExample:
         """One pair of an example as ids."""
         signs = [marks[role, kind] for role, kind in enumerate(self.types(example, *pair))]
-        room = None if frame.max_length is None else frame.max_length - len(frame.begin) - 1
+        room = None if template.max_length is None else template.max_length - len(template.begin) - 1
         if room is not None and room < MIN_WINDOW:
             raise UsageError(
                 "out_of_range",
-                f"a pair and its marks do not fit in {frame.max_length} ids; set task.longest to 32 or more",
+                f"a pair and its marks do not fit in {template.max_length} ids; set task.longest to 32 or more",
             )
         ids, spans = mark_pair(example, pieces, pair, signs, room)
         ids, places, through = fit_window(ids, spans, len(ids) if room is None else room)
-        at = len(frame.begin)
-        row_ids = [*frame.begin, *ids, frame.end_id]
+        at = len(template.begin)
+        row_ids = [*template.begin, *ids, template.end_id]
         label = None if example.label is None else self.index[self.relation(example, *pair)]
         head, tail = (float(place + at) for place in places)
         return EncodedExample(
@@ -316,21 +319,21 @@ class Relations(Task):
         )
 
     def encode_markers(
-        self, examples: Sequence[RelationExample], tokenizer: Tokenizer, frame: InputTemplate
+        self, examples: Sequence[RelationExample], tokenizer: Tokenizer, template: InputTemplate
     ) -> dict[tuple[int, str], tuple[list[int], list[int]]]:
         """The ids before and after a head (0) or tail (1) of each type."""
         kinds = sorted({kind for each in examples for kind, _, _ in each.entities})
         blank = "" if tokenizer.kind == "char" else " "
         keys = [(role, kind) for role in (0, 1) for kind in kinds]
         flat = iter(tokenizer.encode_batch([text for key in keys for text in entity_marker(*key, blank)]))
-        found = {key: (next(flat) or [frame.end_id], next(flat) or [frame.end_id]) for key in keys}
+        found = {key: (next(flat) or [template.end_id], next(flat) or [template.end_id]) for key in keys}
         if any(found[0, kind] == found[1, kind] for kind in kinds):
             log_notice(
                 "the tokenizer does not know the marks of head and tail: they are told apart by place alone"
             )
         return found
 
-    def report_pairs(self, told: Counter[str], n: int, frame: InputTemplate) -> None:
+    def report_pairs(self, told: Counter[str], n: int, template: InputTemplate) -> None:
         """What is asked of the pairs and what is not."""
         other = told["all"] - told["asked"] - told["far"]
         left: list[str | int] = []
@@ -344,7 +347,7 @@ class Relations(Task):
         if told["through"]:
             log_notice(
                 told["through"],
-                f" pairs lie further apart than {frame.max_length} tokens: what stands between is not read whole",
+                f" pairs lie further apart than {template.max_length} tokens: what stands between is not read whole",
             )
 
     def training_rows(self, rows: Sequence[EncodedExample]) -> list[EncodedExample]:

@@ -26,10 +26,11 @@ from textus.data.labeled import Record, clean_text
 from textus.data.skipping import parse_rows
 from textus.metrics import ranking, regression
 from textus.models.contract import LanguageModel
-from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
+from textus.tasks.base import EncodedExample, Example, InputTemplate, Task
 from textus.tasks.classification import PAIRS, read_texts
 from textus.tasks.inference import add_head, predict_texts
 from textus.tasks.regression import has_two_values, largest_errors, read_number, score_field
+from textus.tasks.reporting import Floats
 from textus.tokenizers import Tokenizer
 
 SHOWN = 10
@@ -66,6 +67,7 @@ class Similarity(Task):
     name = "similarity"
     config = SimilaritySettings
     settings: SimilaritySettings
+    empty_reason = "lack a text"
     mistakes_title = "Furthest from what is right"
 
     @classmethod
@@ -91,7 +93,7 @@ class Similarity(Task):
         )
         if not scored:
             return cls(replace(settings, objective=objective), [])
-        values = [score for _, score in rows if score is not None]
+        values = [row.label for row in rows if row.label is not None]
         low = min(values) if settings.low is None else settings.low
         high = max(values) if settings.high is None else settings.high
         if not low < high:
@@ -105,36 +107,30 @@ class Similarity(Task):
             )
         return cls(replace(settings, objective=objective, low=low, high=high), [])
 
+    def is_empty(self, example: Example) -> bool:
+        return not all(text.strip() for text in example.texts)
+
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.accepted_records(records, labelled=labelled)
-        kept, empty = [], []
-        parsed = parse_rows(records, self.row_parser(self.settings, records, labelled=labelled))
-        for record, (texts, score) in zip(records, parsed, strict=True):
-            if labelled and not all(text.strip() for text in texts):
-                empty.append(record.where)
-                continue
-            kept.append(Example(texts, score, record.where))
-        if empty:
-            log_notice(len(empty), " rows lack a text and are left out", first=f"the first is {empty[0]}")
-        if odd := [each for each in kept if len(each.texts) != len(kept[0].texts)]:
+        examples = super().make_examples(records, labelled=labelled)
+        if odd := [example for example in examples if len(example.texts) != len(examples[0].texts)]:
             raise DataError(
                 "mixed_data",
-                f"{odd[0].where} has {len(odd[0].texts)} texts, the first row {len(kept[0].texts)}",
+                f"{odd[0].where} has {len(odd[0].texts)} texts, the first row {len(examples[0].texts)}",
             )
-        return kept
+        return examples
 
     @classmethod
     def row_parser(
         cls, settings: SimilaritySettings, records: Sequence[Record], *, labelled: bool
-    ) -> Callable[[Record], tuple[tuple[str, ...], float | None]]:
+    ) -> Callable[[Record], Example]:
         scored = score_field(records) if labelled else None
         contrastive = labelled and settings.objective == "contrastive"
 
-        def parse(record: Record) -> tuple[tuple[str, ...], float | None]:
+        def parse(record: Record) -> Example:
             texts = read_text_pair(record)
             if contrastive and "negative" in record.values:
                 texts = (*texts, *read_texts(Record({"text": record.values["negative"]}, record.where)))
-            return texts, read_number(record, scored) if scored else None
+            return Example(texts, read_number(record, scored) if scored else None, record.where)
 
         return parse
 
@@ -166,8 +162,10 @@ class Similarity(Task):
             "temperature": settings.temperature,
         }  # fmt: skip
 
-    def encode_example(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
-        (first, segments, cut), *others = (frame.apply([each], self.settings.cut) for each in ids)
+    def encode_example(
+        self, example: Example, ids: list[list[int]], template: InputTemplate
+    ) -> EncodedExample:
+        (first, segments, cut), *others = (template.apply([each], self.settings.cut) for each in ids)
         label = None if example.label is None else self.cosine(example.label)
         if self.settings.objective == "contrastive":
             label = 1.0  # a row is learnt from by being there

@@ -36,7 +36,8 @@ from textus.metrics.entities import (
     token_scores,
 )
 from textus.models.nn.heads import IGNORED
-from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
+from textus.tasks.base import EncodedExample, Example, InputTemplate, Task, report_unseen
+from textus.tasks.reporting import Floats
 from textus.tasks.token_data import (
     ENTITY_FIELDS,
     TaggingExample,
@@ -77,6 +78,7 @@ class Tagging(Task):
     config = TaggingSettings
     settings: TaggingSettings
     label_kind = "tags"
+    empty_reason = "have no token"
     mistakes_title = "Commonest mistakes"
     model_defaults: ClassVar[dict[str, Any]] = {"bidirectional": True, "d_model": 256}
 
@@ -101,7 +103,7 @@ class Tagging(Task):
             raise DataError(
                 "one_class",
                 f"all {sum(found.values()):,} tokens have the one tag {next(iter(found), None)!r}: there is nothing to"
-                " tell apart; give rows with entities or tags of two kinds",
+                " learn; give rows with entities or tags of two kinds",
             )
         if len(labels) > MOST_TAGS:
             raise DataError(
@@ -151,29 +153,28 @@ class Tagging(Task):
 
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
+    def is_empty(self, example: Example) -> bool:
+        return not example.texts
+
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.accepted_records(records, labelled=labelled)
-        rows = parse_rows(records, self.row_parser(self.settings, records, labelled=labelled))
+        rows = [
+            row
+            for row in super().make_examples(records, labelled=labelled)
+            if isinstance(row, TaggingExample)
+        ]
         if not labelled:
             return list(rows)
         if usual := bio_spellings(count_tags(records)):
             shown = ", ".join(f"{tag} as {name}" for tag, name in list(usual.items())[:SHOWN] if tag != name)
             log_notice(f"the tags are not written as B-PER: they are read as BIO ({shown})")
-        if empty := [row.where for row in rows if not row.texts]:
-            log_notice(len(empty), " rows have no token and are left out", first=f"the first is {empty[0]}")
-            rows = [row for row in rows if row.texts]
         if over := [row for row in rows if row.n_dropped]:
             log_notice(
-                f"{sum(row.n_dropped for row in over):,} entities lie over longer ones, or are told twice, and are left"
+                f"{sum(row.n_dropped for row in over):,} entities overlap longer ones, or are given twice, and are left"
                 f" out; the first in {over[0].where}"
             )
         if self.entities:
             rows = self.to_bio(rows)
-        if strange := Counter(tag for row in rows for tag in row.label if tag not in self.index):
-            shown = ", ".join(list(strange)[:SHOWN])
-            log_notice(
-                f"{sum(strange.values()):,} tags were never seen in training ({shown}): they count as wrong"
-            )
+        report_unseen("tags", (tag for row in rows for tag in row.label), self.index)
         return list(rows)
 
     def to_bio(self, rows: list[TaggingExample]) -> list[TaggingExample]:
@@ -199,36 +200,40 @@ class Tagging(Task):
         return from_spans(texts[0], token_spans(texts[0], unit), unit, where)
 
     def encode(
-        self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+        self, examples: Sequence[Example], tokenizer: Tokenizer, template: InputTemplate
     ) -> list[EncodedExample]:
         flat = iter(tokenizer.encode_batch([word for each in examples for word in each.texts]))
         rows: list[EncodedExample] = []
         for number, example in enumerate(examples):
-            rows += self.encode_windows(example, [next(flat) for _ in example.texts], frame, number)
+            rows += self.encode_windows(example, [next(flat) for _ in example.texts], template, number)
         several = [count for count in Counter(row.meta for row in rows).values() if count > 1]
         if several:
             log_notice(
                 len(several),
                 " of ",
                 len(examples),
-                f" texts are longer than {frame.max_length} tokens: they are read in ",
+                f" texts are longer than {template.max_length} tokens: they are read in ",
                 sum(several),
                 " windows that overlap",
             )
         return rows
 
     def encode_windows(
-        self, example: Example, ids: list[list[int]], frame: InputTemplate, number: int = 0
+        self, example: Example, ids: list[list[int]], template: InputTemplate, number: int = 0
     ) -> list[EncodedExample]:
         """An example, the ids of its words given, as one row or several."""
-        room = None if frame.max_length is None else max(1, frame.max_length - len(frame.begin) - 1)
+        room = None if template.max_length is None else max(1, template.max_length - len(template.begin) - 1)
         # a word in which the tokenizer sees nothing has a place too
-        words = [(each or [frame.end_id])[:room] for each in ids]
+        words = [(each or [template.end_id])[:room] for each in ids]
         lost = sum(max(0, len(each) - len(kept)) for each, kept in zip(ids, words, strict=True))
         rows: list[EncodedExample] = []
         for low, high, first, last in word_windows([len(each) for each in words], room):
-            places = list(accumulate(map(len, words[low:high]), initial=len(frame.begin)))
-            row_ids = [*frame.begin, *(piece for each in words[low:high] for piece in each), frame.end_id]
+            places = list(accumulate(map(len, words[low:high]), initial=len(template.begin)))
+            row_ids = [
+                *template.begin,
+                *(piece for each in words[low:high] for piece in each),
+                template.end_id,
+            ]
             asked = places[first - low : last - low]
             labels = None
             if example.label is not None:

@@ -28,6 +28,7 @@ from textus.data.skipping import BadRow, parse_rows, sort_by_place, unreadable_r
 from textus.models.contract import CountBased
 from textus.models.registry import family as family_of
 from textus.tasks.base import Example, Task, has_blanks
+from textus.tasks.config import ValidateConfig
 from textus.tasks.encoding import input_template
 from textus.tasks.labels import find_separator, likely_typos, missing_names, similar_names
 from textus.tasks.registry import load_for_task, task_class
@@ -54,15 +55,6 @@ class Finding:
     kind: str
     count: int
     message: str
-
-
-@dataclass(frozen=True)
-class RowReader:
-    """How files are read: `--columns`, `--encoding`, and assignments to the task's settings."""
-
-    columns: str | None = None
-    encoding: str = ""
-    settings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -266,33 +258,26 @@ def report_problems(task: Task, parts: Parts) -> None:
 # ── files ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def validate_files(
-    data: Path,
-    task: str = "classification",
-    *,
-    others: Mapping[str, Path] | None = None,
-    run: Path | None = None,
-    family: str | None = None,
-    reader: RowReader = RowReader(),
-) -> dict[str, Any]:
-    """Check a file of labelled rows for a task, and `others` (dev, test) with it, as JSON values; `run` or `family`:
-    the model that is to be fine-tuned, whose tokenizer and context decide how much of a text is read.
+def validate_files(data: Path, config: ValidateConfig) -> dict[str, Any]:
+    """Check a file of labelled rows for a task, and its dev and test rows with it, as JSON values; `config.init_from`
+    or `config.model`: the model to fine-tune, whose tokenizer and context decide how much of a text is read.
 
     Raises UsageError for a task that is not known, DataError for a file that cannot be read at all.
     """
-    cls = task_class(task)
-    chosen = apply_overrides(cls.config(), list(reader.settings))
-    if run is not None and family is not None:
+    cls = task_class(config.task)
+    chosen = apply_overrides(cls.config(), config.task_settings)
+    if config.init_from is not None and config.model is not None:
         raise UsageError(
             "conflicting_options",
-            f"--from {run} and --model {family}: a model is one or the other; leave one out",
+            f"--from {config.init_from} and --model {config.model}: a model is one or the other; leave one out",
         )
-    context = model_context(run, family)
-    paths = {"train": data, **(others or {})}
+    context = model_context(config.init_from, config.model)
+    others = {name: path for name, path in (("dev", config.dev), ("test", config.test)) if path}
+    paths = {"train": data, **others}
     checked: dict[str, ValidationReport] = {}
     rows: dict[str, list[Record]] = {}
     for name, path in paths.items():
-        checked[name], rows[name] = check_file(cls, chosen, path, reader, trains=name == "train")
+        checked[name], rows[name] = check_file(cls, chosen, path, config, trains=name == "train")
     warnings: list[Finding] = []
     classes: dict[str, int] = {}
     errors = [
@@ -315,7 +300,7 @@ def validate_files(
                 counts = Counter(n for example in examples["train"] for n in label_names(built, example))
                 classes = {name: counts[name] for name in [*built.labels, *counts] if name in counts}
     return {
-        "data": str(data), "task": task, "settings": list(reader.settings), "ok": not errors,
+        "data": str(data), "task": config.task, "settings": config.task_settings, "ok": not errors,
         "files": {name: file_summary(file) for name, file in checked.items()},
         "classes": classes, "errors": errors,
         "warnings": [asdict(warning) for warning in warnings],
@@ -323,12 +308,12 @@ def validate_files(
 
 
 def check_file(
-    cls: type[Task], settings: Any, path: Path, reader: RowReader, *, trains: bool
+    cls: type[Task], settings: Any, path: Path, config: ValidateConfig, *, trains: bool
 ) -> tuple[ValidationReport, list[Record]]:
     """A file's rows that can be used, and what is wrong with the others."""
-    spelled, faults = parse_columns(reader.columns), list[RowProblem]()
+    spelled, faults = parse_columns(config.columns), list[RowProblem]()
     with captured_notices() as lines:
-        records = read_records(path, spelled, encoding=reader.encoding, problems=faults)
+        records = read_records(path, spelled, encoding=config.encoding or "", problems=faults)
         if trains:
             records, faults = drop_held_out_files(path, records, faults)
     checked = ValidationReport(

@@ -1,8 +1,8 @@
-"""Text ⇄ ids: five kinds of tokenizer in Hugging Face's file format, special tokens out of reach of any text.
+"""Text ⇄ ids: five kinds of tokenizer in Hugging Face's file format, whose special tokens no text can spell.
 
 `tokenizer` holds the tokenizer itself, `training` trains one, `quality` reports on one. `chat_template` renders
-conversations: in a `sandbox` with its own `filters`, as text whose `provenance` is known, which `chat_encoding` makes
-ids of. Built on https://github.com/huggingface/tokenizers.
+conversations: in a `sandbox` with its own `filters`, as text whose `provenance` is known, which `chat_encoding`
+encodes. Built on https://github.com/huggingface/tokenizers.
 """
 
 from textus.tokenizers.chat_template import CHAT_TEMPLATE

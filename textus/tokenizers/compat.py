@@ -50,21 +50,23 @@ def token_bytes(token: str, kind: str, prefix: str) -> bytes:
 
 def roles(config: dict[str, Any], special: dict[str, int]) -> dict[str, str]:
     """Role → special token, of those that tokenizer_config.json names and the tokenizer has."""
-    found = {role: name for role, name in configured_roles(config).items() if name in special}
+    configured = {role: name for role, name in configured_roles(config).items() if name in special}
     usual = {role: next((n for n in names if n in special), None) for role, names in DEFAULT_ROLES.items()}
-    return {role: name for role, name in usual.items() if name and role not in config} | found
+    return {role: name for role, name in usual.items() if name and role not in config} | configured
 
 
 def configured_roles(config: dict[str, Any]) -> dict[str, str]:
     """Role → token, as tokenizer_config.json says."""
-    said = {role: config.get(role) for role in ROLES}
-    names = {role: each.get("content") if isinstance(each, dict) else each for role, each in said.items()}
+    values = {role: config.get(role) for role in ROLES}
+    names = {
+        role: value.get("content") if isinstance(value, dict) else value for role, value in values.items()
+    }
     return {role: name for role, name in names.items() if isinstance(name, str)}
 
 
 def merge_added_tokens(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer.json with the tokens that only tokenizer_config.json adds, and those it gives a role as special
-    ones; `transformers` does both when it opens the folder.
+    """The tokenizer.json with the tokens that only tokenizer_config.json adds, and those with a role there as special
+    ones; as `transformers` does.
     """
     tokens = {token["id"]: dict(token) for token in record["added_tokens"]}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -88,9 +90,8 @@ SENTENCEPIECE_CLASSES = ("LlamaTokenizer", "XLMRobertaTokenizer", "CamembertToke
 
 
 def apply_class_settings(record: dict[str, Any], config: dict[str, Any], usual: str | None) -> dict[str, Any]:
-    """The tokenizer.json with what the class of tokenizer_config.json, or the `usual` one of the model, takes from
-    there: `do_lower_case`, `strip_accents`, `tokenize_chinese_chars`, `add_prefix_space`. AutoTokenizer does this even
-    where a key is left out and the class has a default; a notice names what differs.
+    """The tokenizer.json with what its class in `transformers` takes from tokenizer_config.json: `do_lower_case`,
+    `strip_accents`, `tokenize_chinese_chars`, `add_prefix_space`, defaults included; differences are reported.
     """
     name = str(config.get("tokenizer_class") or usual).removesuffix("Fast")
     changed = json.loads(json.dumps(record))
@@ -114,19 +115,19 @@ def apply_class_settings(record: dict[str, Any], config: dict[str, Any], usual: 
 
 def report_overrides(name: str, record: dict[str, Any], changed: dict[str, Any]) -> None:
     """A notice of what a class changes of a tokenizer.json."""
-    old, new = ((each.get("normalizer") or {}) for each in (record, changed))
+    old, new = ((value.get("normalizer") or {}) for value in (record, changed))
     names = {
         "lowercase": "do_lower_case",
         "strip_accents": "strip_accents",
         "handle_chinese_chars": "tokenize_chinese_chars",
     }
-    told = [f"{names[key]}={new[key]}" for key in names if old != new and old.get(key) != new.get(key)]
+    changes = [f"{names[key]}={new[key]}" for key in names if old != new and old.get(key) != new.get(key)]
     if record.get("pre_tokenizer") != changed.get("pre_tokenizer"):
-        told.append("add_prefix_space")
-    if told:
+        changes.append("add_prefix_space")
+    if changes:
         log_notice(
-            f"{', '.join(told)} of tokenizer_config.json, or of its class {name}, wins over its tokenizer.json, as in"
-            " transformers"
+            f"{', '.join(changes)} of tokenizer_config.json, or of its class {name}, wins over its tokenizer.json, as"
+            " in transformers"
         )
 
 
@@ -147,9 +148,8 @@ def post_processor_eos(backend: tokenizers.Tokenizer) -> str | None:
 
 
 def chat_template(config: dict[str, Any]) -> str | None:
-    """The template in tokenizer_config.json: one, or of several that have names the default; None where there is none.
-
-    Raises UsageError: none of them can be taken.
+    """The template in tokenizer_config.json: the only one, or the default of several; None for none. Raises UsageError
+    otherwise.
     """
     value = config.get("chat_template")
     if value is None or isinstance(value, str):
@@ -179,8 +179,8 @@ def _named_templates(value: Any) -> dict[Any, Any]:
 
 
 def needs_whole_lines(record: dict[str, Any], kind: str) -> bool:
-    r"""Whether a long text must not be cut before a line's end: SentencePiece sets a blank before each piece, and
-    split patterns with `[\r\n]*` join the line's end to what stands before it.
+    """Whether a long text must be cut only at line ends: SentencePiece adds a blank before each piece, and split
+    patterns with `[\\r\\n]*` join line ends to the text before.
     """
     return kind == "sentencepiece" or r"\\r\\n" in json.dumps(record.get("pre_tokenizer"))
 

@@ -1,9 +1,8 @@
-"""Strings that know of every character who wrote it, and the budget that everything made of them is paid from.
+"""Strings that know who wrote each character, and the budget that pays for everything made of them.
 
-A chat template mixes its own words with text of others. A `TrackedText` carries one mark for each character, and every
-string method here moves the marks along with the characters, so that afterwards a special token that the template wrote
-can be told from one that a message spells. What loses the marks is a plain `str` and counts as unknown, never as the
-template's own: an operation nobody thought of cannot make message text into a special token.
+A chat template mixes its own text with messages. A `TrackedText` has one mark for each character, and every string
+method moves the marks along, so that the template's special tokens can be told from those a message spells. What loses
+the marks is a plain `str` of unknown origin, never the template's own.
 """
 
 from __future__ import annotations

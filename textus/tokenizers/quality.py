@@ -69,22 +69,22 @@ def _first_chars(texts: Iterable[str], limit: int) -> list[str]:
 
 
 def _fertility(tokenizer: Tokenizer, texts: Sequence[str], script: str) -> float | None:
-    """Tokens a word, or for Chinese tokens a character of a run; words as they stand, with a blank before them."""
+    """Tokens per word, or for Chinese per character of a run; words with a blank before them."""
     if script == "han":
         runs = Counter(run for text in texts for run in re.findall(f"[{HAN}]+", text))
         words = {run: count * len(run) for run, count in runs.items()}
         before = ""
     else:
-        runs = Counter(found for text in texts for found in SCRIPTS[script].findall(text))
+        runs = Counter(match for text in texts for match in SCRIPTS[script].findall(text))
         words, before = dict(runs), " "
     if not words:
         return None
     blank = tokenizer.encode(before) if before else []
-    rows = tokenizer.encode_batch([before + each for each in words])
+    rows = tokenizer.encode_batch([before + word for word in words])
     # a blank that is a token of its own is not the word's
     apart = 0 if tokenizer.unk_id in blank else len(blank)
     lengths = [len(row) - (apart if len(row) > apart and row[:apart] == blank else 0) for row in rows]
-    return sum(n * runs[each] for n, each in zip(lengths, words, strict=True)) / sum(words.values())
+    return sum(n * runs[word] for n, word in zip(lengths, words, strict=True)) / sum(words.values())
 
 
 def _longest_tokens(tokenizer: Tokenizer, ordinary: set[int], n: int = 20) -> list[str]:

@@ -45,10 +45,7 @@ _INSIDE = {bytes([byte]) for byte in range(0x80, 0xE0)}
 
 
 def split_for_encoding(text: str) -> Iterator[str]:
-    """The text cut to lengths the encoder likes, where every kind begins a new token anyway.
-
-    That is before a blank after something else. Where there is none for PIECE characters the cut is hard.
-    """
+    """The text cut before blanks, where each kind begins a token; without one in PIECE characters the cut is hard."""
     start = 0
     while len(text) - start > 2 * PIECE:
         edge = _BLANK_AFTER_TEXT.search(text, start + PIECE, start + 2 * PIECE)
@@ -108,8 +105,8 @@ class Tokenizer:
         return str(self.record["model"].get("continuing_subword_prefix") or CONTINUATION)
 
     def without_ids_from(self, n: int) -> Tokenizer | None:
-        """This tokenizer without the special tokens whose ids are `n` and more; None where one of those ids is another
-        piece's, or one that begins or ends a text, which it cannot do without.
+        """This tokenizer without the special tokens of ids `n` and more; None if other pieces, or the ends of a text,
+        are among them.
         """
         over = {name: number for name, number in self.special.items() if number >= n}
         framed = set(self.backend.encode("a").ids) | {self.end_id}
@@ -128,21 +125,21 @@ class Tokenizer:
         roles = {role: name for role, name in self.roles.items() if name not in over}
         backend = tokenizers.Tokenizer.from_str(json.dumps(record))
         shorter = Tokenizer(backend, self.chat_template, end, roles)
-        shorter.add_eos_ids(each for each in self.end_ids if each < n)
+        shorter.add_eos_ids(item for item in self.end_ids if item < n)
         return shorter
 
-    def _check_end_ids(self, said: Any) -> tuple[int, ...]:
+    def _check_end_ids(self, configured: Any) -> tuple[int, ...]:
         """`end_id`, the id of its role, and further ones; RunError for what is no list of ids."""
-        if not isinstance(said, list) or not all(
-            type(each) is int and 0 <= each < self.vocab_size for each in said
+        if not isinstance(configured, list) or not all(
+            type(item) is int and 0 <= item < self.vocab_size for item in configured
         ):
             raise RunError(
                 "damaged",
-                f"{END_IDS} of tokenizer_config.json is {said!r}, not a list of ids below {self.vocab_size}; it was"
-                " changed, use a copy",
+                f"{END_IDS} of tokenizer_config.json is {configured!r}, not a list of ids below {self.vocab_size}; it"
+                " was changed, use a copy",
             )
         role = self.special.get(self.roles.get("eos_token", ""), self.end_id)
-        return tuple(dict.fromkeys([self.end_id, role, *said]))
+        return tuple(dict.fromkeys([self.end_id, role, *configured]))
 
     def add_eos_ids(self, ids: Iterable[int]) -> None:
         """Texts end at these ids too: what a model made elsewhere says of itself."""
@@ -162,8 +159,8 @@ class Tokenizer:
             parts = list(self._chat_encoder.segments(self._render_text(talk, False)))
         except UsageError:
             return None
-        said = [n for n, (is_special, text) in enumerate(parts) if not is_special and answer in text]
-        after = parts[said[-1] :] if said else []
+        configured = [n for n, (is_special, text) in enumerate(parts) if not is_special and answer in text]
+        after = parts[configured[-1] :] if configured else []
         return next((text for is_special, text in after if is_special), None)
 
     @cached_property
@@ -203,8 +200,8 @@ class Tokenizer:
 
     @cached_property
     def word_starts(self) -> np.ndarray:
-        """Whether each id begins a word: (V,) bool. WordPiece says so; of the other kinds, pieces that begin with a
-        letter go on, but for kind word. Every Chinese character is a word.
+        """Whether each id begins a word: (V,) bool. WordPiece marks it; pieces of other kinds that begin with a letter
+        continue a word, except for kind word. Every Chinese character is a word.
         """
         starts = np.ones(self.vocab_size, dtype=bool)
         marked = self.continuation_prefix
@@ -232,9 +229,9 @@ class Tokenizer:
             return [self._char_ids(text) for text in texts]
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said aloud, or a later fork warns
         cut = [[text] if self._needs_whole_lines else list(split_for_encoding(text)) for text in texts]
-        flat = [piece for each in cut for piece in each]
+        flat = [piece for item in cut for piece in item]
         encoded = iter(self._encode(flat))
-        return [[number for _ in each for number in next(encoded).ids] for each in cut]
+        return [[number for _ in item for number in next(encoded).ids] for item in cut]
 
     def _encode(self, texts: list[str], *, offsets: bool = False) -> list[tokenizers.Encoding]:
         encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
@@ -268,13 +265,12 @@ class Tokenizer:
         return self._char_table[codes].tolist()
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """The ids of several texts as `encode_batch` gives them, and for each id the characters of its text that it
-        stands for: [start, end), a blank before a word among them. Bytes of one character share it; an id may stand for
-        no character.
+        """The ids of several texts as from `encode_batch`, and for each id its characters [start, end), a blank before
+        a word included. Bytes of one character share it.
         """
         if self.kind == "char":
             return [(self._char_ids(text), [(n, n + 1) for n in range(len(text))]) for text in texts]
-        found = []
+        result = []
         for text in texts:
             ids: list[int] = []
             places: list[tuple[int, int]] = []
@@ -284,15 +280,12 @@ class Tokenizer:
                 ids += encoding.ids
                 places += [(before + start, before + end) for start, end in encoding.offsets]
                 before += len(piece)
-            found.append((ids, places))
-        return found
+            result.append((ids, places))
+        return result
 
     def unknown_bytes(self, text: str, ids: Sequence[int]) -> list[int]:
-        """For each id of `encode(text)`, how many UTF-8 bytes it lost to <unk>: 0 where it is known.
-
-        Evaluation charges 8 bits for each.
-
-        Raises UsageError: these are not the ids of this text.
+        """For each id of `encode(text)`, the UTF-8 bytes it lost to <unk> (evaluation charges 8 bits each). Raises
+        UsageError for the ids of another text.
         """
         lost: list[int] = []
         for piece in [text] if self._needs_whole_lines else split_for_encoding(text):
@@ -312,7 +305,7 @@ class Tokenizer:
     # ── decoding ──
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD. Special tokens are left out unless asked for."""
+        """The text of ids; invalid UTF-8 becomes U+FFFD. Special tokens are omitted unless `skip_special` is False."""
         if self.kind == "bert":
             control = set(self.special.values()) - {self.unk_id} if skip_special else set()
             kept = [number for number in ids if number not in control]
@@ -340,10 +333,8 @@ class Tokenizer:
     def apply_chat_template(
         self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True
     ) -> list[int]:
-        """The ids of a conversation in the chat template; message text cannot make special tokens.
-
-        Raises UsageError: no chat template, messages of the wrong form, or a template that fails or drops the text of
-        Raises the user; TemplateRefusal where the template refuses these messages.
+        """The ids of a conversation in the chat template; message text cannot make special tokens. Raises UsageError
+        for a missing or failing template or malformed messages, TemplateRefusal where the template refuses them.
         """
         if self.chat_template is not None:
             check_template(self.chat_template, self.roles)
@@ -369,9 +360,7 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, for `load` and for `transformers`.
-
-        To get these ids for text that spells special tokens, load it there with `split_special_tokens=True`; that is
-        not the saved default because `apply_chat_template` there needs it off.
+        There, load with `split_special_tokens=True` to get these ids for text that spells special tokens.
         """
         folder = Path(folder)
         if self.chat_template is not None:
@@ -389,7 +378,7 @@ class Tokenizer:
         }
         if self.unk_id is not None:
             config["unk_token"] = self.unknown
-        if more := [each for each in self.end_ids if each != self.end_id]:
+        if more := [item for item in self.end_ids if item != self.end_id]:
             config[END_IDS] = more
         write_json(folder / "tokenizer_config.json", config)
         write_atomic(folder / "tokenizer.json", self.backend.to_str(pretty=True))
@@ -420,10 +409,10 @@ def _token_bytes(token: str, alphabet: dict[str, int] | None) -> bytes:
 
 def _unknown_name(model: dict[str, Any], special: dict[str, int], end: str) -> str:
     """The special token that stands for what the vocabulary lacks."""
-    said = model.get("unk_token")
+    configured = model.get("unk_token")
     if isinstance(model.get("unk_id"), int):
-        said = model["vocab"][model["unk_id"]][0]
-    return said if said in special and said != end else UNKNOWN
+        configured = model["vocab"][model["unk_id"]][0]
+    return configured if configured in special and configured != end else UNKNOWN
 
 
 def _kind(record: dict[str, Any]) -> str:
@@ -441,11 +430,9 @@ def _kind(record: dict[str, Any]) -> str:
 
 
 def load(path: Path | str, usual: str | None = None) -> Tokenizer:
-    """Open a tokenizer folder or tokenizer.json, ours or Hugging Face's. `usual`: its class in `transformers` where
-    tokenizer_config.json names none.
-
-    Raises RunError: missing, damaged, of a kind that is not supported, or with special tokens that text can Raises
-    make.
+    """Open a tokenizer folder or tokenizer.json, ours or Hugging Face's. `usual`: its class in `transformers` if the
+    config names none. Raises RunError for one that is missing, damaged, unsupported, or whose special tokens text can
+    spell.
     """
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     if not file.exists() and (older := [name for name in OLDER_FILES if file.with_name(name).is_file()]):
@@ -482,8 +469,8 @@ OLDER_FILES = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "se
 
 
 def build_tokenizer(record: dict[str, Any], config: dict[str, Any], file: Path) -> Tokenizer:
-    """The tokenizer of a tokenizer.json that was read from, or made of, `file`, with the settings and the template
-    beside it. Raises what `load` does.
+    """The tokenizer of a tokenizer.json read from, or made of, `file`, with its config and template. Raises as `load`
+    does.
     """
     try:
         whole = {**compat.protect_special_tokens(record), "truncation": None, "padding": None}
@@ -511,14 +498,14 @@ def build_tokenizer(record: dict[str, Any], config: dict[str, Any], file: Path) 
 
 def read_config(file: Path) -> dict[str, Any]:
     """tokenizer_config.json beside a tokenizer.json, and what only the older special_tokens_map.json says."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         path = file.with_name(name)
-        said = read_json(path) if path.exists() else {}
-        if not isinstance(said, dict):
+        configured = read_json(path) if path.exists() else {}
+        if not isinstance(configured, dict):
             raise RunError("damaged", f"{path} is no object; it was changed or cut short, use a copy")
-        found |= said
-    return found
+        result |= configured
+    return result
 
 
 def _read_template(file: Path, config: dict[str, Any]) -> tuple[str | None, str]:
@@ -537,9 +524,9 @@ def _eos_name(
 ) -> str:
     """The special token that ends a document."""
     names = [added["content"] for added in record["added_tokens"] if added.get("special")]
-    said = config.get("eos_token") or config.get("sep_token")  # BERT ends a text with its separator
-    said = said.get("content") if isinstance(said, dict) else said
-    for name in (END, said, compat.post_processor_eos(backend)):
+    configured = config.get("eos_token") or config.get("sep_token")  # BERT ends a text with its separator
+    configured = configured.get("content") if isinstance(configured, dict) else configured
+    for name in (END, configured, compat.post_processor_eos(backend)):
         if isinstance(name, str) and name in names:
             return name
     raise RunError(

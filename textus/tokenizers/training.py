@@ -51,9 +51,8 @@ WORD_PATTERN = (
 def train(
     kind: str, texts: Iterable[str], vocab_size: int = 4096, *, chat_template: str | None = CHAT_TEMPLATE
 ) -> Tokenizer:
-    """Learn a tokenizer of at most `vocab_size` ids, special tokens included; the same texts give the same one.
-
-    Raises UsageError: an unknown kind, or a vocabulary too small for it. Raises DataError: the texts hold no character.
+    """Train a tokenizer of at most `vocab_size` ids, special tokens included; the same texts give the same one. Raises
+    UsageError for an unknown kind or a vocabulary too small for it, DataError for texts without a character.
     """
     if kind not in KINDS:
         raise unknown_name_error("tokenizer kind", kind, KINDS)
@@ -158,7 +157,7 @@ def wordpiece(texts: Iterator[str], vocab_size: int) -> Backend:
     for tokens, count in _segment_words(merged.model, words):
         for n, token in enumerate(tokens):
             used[token if n == 0 else CONTINUATION + token] += count
-    base = [prefix + each for prefix in ("", CONTINUATION) for each in sorted(byte_alphabet())]
+    base = [prefix + item for prefix in ("", CONTINUATION) for item in sorted(byte_alphabet())]
     longer = sorted(used.keys() - set(base), key=lambda piece: (-used[piece], piece))
     tokens = [*SPECIAL, UNKNOWN, *base, *longer][:vocab_size]
     model = models.WordPiece(
@@ -190,7 +189,7 @@ def unigram(texts: Iterator[str], vocab_size: int) -> Backend:
     )
     _train_backend(backend, trainer, _count_words(texts, words))
     proposed = {piece for piece, _ in json.loads(backend.to_str())["model"]["vocab"]} - {UNKNOWN}
-    frequent = sorted((w for w in words if len(w) <= PIECE_BYTES), key=lambda each: (-words[each], each))
+    frequent = sorted((w for w in words if len(w) <= PIECE_BYTES), key=lambda item: (-words[item], item))
     candidates = sorted(proposed | set(frequent[:vocab_size]) | set(byte_alphabet()))
     finished = _byte_level(Backend(_prune(candidates, words, vocab_size - len(SPECIAL) - 1)))
     return _with_special(finished, [*SPECIAL, UNKNOWN])
@@ -210,22 +209,22 @@ def _segment_words(model: Any, words: Counter[str]) -> Iterator[tuple[list[str],
     spelled = sorted(words)
     for start in range(0, len(spelled), 10_000):
         chunk = spelled[start : start + 10_000]
-        for each, encoding in zip(chunk, cutter.encode_batch(chunk), strict=True):
-            yield encoding.tokens, words[each]
+        for item, encoding in zip(chunk, cutter.encode_batch(chunk), strict=True):
+            yield encoding.tokens, words[item]
 
 
-def _prune(candidates: list[str], words: Counter[str], room: int) -> models.Unigram:
-    """Viterbi training: cut all words, count, drop the least used, until `room` are left; twice more to settle."""
+def _prune(candidates: list[str], words: Counter[str], n_kept: int) -> models.Unigram:
+    """Viterbi training: segment words, count, drop the least used until `room` remain; then twice more to settle."""
     usage = {piece: 1 + words[piece] for piece in candidates}
     settling = 2
-    while len(usage) > room or settling:
-        settling -= len(usage) <= room
+    while len(usage) > n_kept or settling:
+        settling -= len(usage) <= n_kept
         counts: Counter[str] = Counter()
         for tokens, count in _segment_words(_unigram_model(usage), words):
             for token in tokens:
                 counts[token] += count
         order = sorted(usage, key=lambda piece: (len(piece) > 1, -counts[piece], piece))  # bytes always stay
-        usage = {piece: counts[piece] for piece in order[: max(room, len(order) * 3 // 4)]}
+        usage = {piece: counts[piece] for piece in order[: max(n_kept, len(order) * 3 // 4)]}
     return _unigram_model(usage)
 
 
@@ -252,10 +251,9 @@ def char(texts: Iterator[str], vocab_size: int) -> Backend:
 def word(texts: Iterator[str], vocab_size: int) -> Backend:
     """Words with the blank before them, single digits, signs and blanks; the rest is <unk>.
 
-    Chinese is cut into words by jieba when counting. jieba cannot live in a tokenizer.json, so the multi-character
-    words that made it into the vocabulary go into the pattern and the longest wins: the file stands alone, and
-    `transformers` cuts the same way. Single Chinese characters are counted too, so that words that are not known are
-    spelled.
+    jieba cuts Chinese into words when counting. It cannot be stored in a tokenizer.json, so the longer words of the
+    vocabulary go into the pattern, longest first: the file is self-contained. Single Chinese characters are counted
+    too.
     """
     counts: Counter[str] = Counter()
     splitter = pre_tokenizers.Split(Regex(f"[{HAN}]{{1,64}}|{WORD_PATTERN}"), "isolated")
@@ -268,15 +266,15 @@ def word(texts: Iterator[str], vocab_size: int) -> Backend:
                 continue
             cut = cut or _chinese_segmenter()
             counts.update(part)
-            counts.update(each for each in cut(part) if len(each) > 1)
+            counts.update(item for item in cut(part) if len(item) > 1)
     vocabulary = _most_frequent(counts, vocab_size, "words")
-    known = sorted(each for each in vocabulary if len(each) > 1 and han.match(each))
+    known = sorted(item for item in vocabulary if len(item) > 1 and han.match(item))
     first = f"{longest_match_pattern(known)}|" if known else ""
     return _word_level(vocabulary, f"{first}[{HAN}]|{WORD_PATTERN}")
 
 
 def _chinese_segmenter() -> Callable[[str], Iterable[str]]:
-    """jieba's dictionary segmentation; without jieba single characters, and a line that says so."""
+    """jieba's dictionary segmentation; without jieba single characters, which is reported."""
     try:
         jieba = import_optional("jieba", "text")
     except MissingDependencyError as error:
@@ -288,12 +286,11 @@ def _chinese_segmenter() -> Callable[[str], Iterable[str]]:
 
 
 def longest_match_pattern(words: list[str]) -> str:
-    """A pattern that matches the longest of the words: a prefix tree, so that its time does not grow with
-    their number."""
+    """A pattern that matches the longest of the words: a prefix tree, so its time does not grow with their number."""
     tree: dict[str, Any] = {}
-    for each in words:
+    for item in words:
         node = tree
-        for character in each:
+        for character in item:
             node = node.setdefault(character, {})
         node[""] = {}
     heads = sorted(tree)
@@ -312,21 +309,21 @@ def _branches(node: dict[str, Any]) -> str:
 
 
 def _most_frequent(counts: Counter[str], vocab_size: int, what: str) -> list[str]:
-    """The most frequent that fit beside the special tokens; says how much text the others were."""
-    order = sorted(counts, key=lambda each: (-counts[each], each))
-    room = vocab_size - len(SPECIAL) - 1
-    if lost := order[room:]:
-        share = sum(counts[each] for each in lost) / counts.total()
+    """The most frequent that fit next to the special tokens; reports how much text the others were."""
+    order = sorted(counts, key=lambda item: (-counts[item], item))
+    n_kept = vocab_size - len(SPECIAL) - 1
+    if lost := order[n_kept:]:
+        share = sum(counts[item] for item in lost) / counts.total()
         log_notice(
             f"{len(lost):,} rare {what} ({share:.2%} of all) do not fit in {vocab_size} ids and become <unk>"
         )
-    return order[:room]
+    return order[:n_kept]
 
 
 def _word_level(vocabulary: list[str], pattern: str) -> Backend:
     tokens = [*SPECIAL, UNKNOWN, *vocabulary]
     backend = Backend(
-        models.WordLevel({each: number for number, each in enumerate(tokens)}, unk_token=UNKNOWN)
+        models.WordLevel({item: number for number, item in enumerate(tokens)}, unk_token=UNKNOWN)
     )
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     backend.decoder = decoders.Fuse()

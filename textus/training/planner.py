@@ -2,15 +2,13 @@
 
 One dial, `preset` (or `depth`). Everything else follows from it and from measuring the first steps on this
 machine (`textus.training.autotune`); what was measured and chosen is printed, and stored with the run so that `resume`
-and `--choices` take it as it is.
+and `--compute-from` take it as it is.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
@@ -20,7 +18,6 @@ from textus.core import hardware
 from textus.core.config import apply_overrides, from_dict, parse_value, to_dict
 from textus.core.console import command_line, format_duration, log_notice
 from textus.core.errors import UsageError
-from textus.core.names import unknown_name_error
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus
 from textus.data.loader import clamp_context_length
@@ -31,21 +28,9 @@ from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.training.autotune import affordable, candidates, fast_bf16, measure, micro_batches
+from textus.training.config import PretrainConfig, seconds_of
 from textus.training.optim import RATES, OptimSettings
 from textus.training.trainer import ComputeConfig, CpuBudget, TrainSettings
-
-PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
-"""Preset → seconds on all of this machine's cores; other times are spelled alike: 45s, 3min, 2h."""
-
-
-def seconds_of(preset: str) -> int:
-    """The seconds of a preset, or of a time spelled like one; UsageError for other words."""
-    if preset in PRESETS:
-        return PRESETS[preset]
-    if found := re.fullmatch(r"([1-9]\d{0,4})(s|min|h)", preset):
-        return int(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
-    raise unknown_name_error("preset", preset, PRESETS)
-
 
 SHARE_TO_MEASURE = 0.05
 """Share of a budget after which no further way to compute a step is tried."""
@@ -105,104 +90,6 @@ class Plan:
         }
 
 
-@dataclass(frozen=True)
-class PretrainConfig:
-    """What the person asked for."""
-
-    family: str
-    preset: str | None = None
-    depth: int | None = None
-    steps: int | None = None
-    seed: int = 0
-    assignments: tuple[str, ...] = ()
-    checkpoint_every: int | None = None
-    choices: Path | None = None
-    parent: Path | None = None
-    """The run whose weights it begins with."""
-
-    def check(self) -> None:
-        """Words that are wrong or do not go together."""
-        if self.preset is not None:
-            seconds_of(self.preset)
-        if self.preset and (self.depth or self.steps):
-            raise UsageError(
-                "conflicting_options",
-                "--preset decides depth and steps; leave out --depth and --steps, or the preset",
-            )
-        for name in ("depth", "steps", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError("out_of_range", f"--{name.replace('_', '-')} {value}: must be at least 1")
-        for each in self.assignments:
-            if each.partition(".")[0] not in ("model", "train", "optim", "choices"):
-                raise unknown_name_error(
-                    "group of settings", each.partition(".")[0], ["model", "train", "optim", "choices"]
-                )
-        if self.parent and self.depth:
-            raise UsageError(
-                "conflicting_options",
-                f"--depth {self.depth}: the model of {self.parent} is as deep as it is; leave it out",
-            )
-        model, config = family_of(self.family)
-        if issubclass(model, CountBased) and self.parent:
-            raise UsageError(
-                "unsupported_model",
-                f"--from {self.parent}: {self.family} counts, it cannot go on from there; count both corpora as one",
-            )
-        if issubclass(model, CountBased):
-            refuse_for_counting(self, {each.name for each in fields(config)})
-        elif model.backward:
-            for each in self.assignments:
-                if each.startswith(("choices.workers=", "train.micro_batches=")):
-                    raise UsageError(
-                        "option_not_applicable",
-                        f"--set {each}: {self.family} takes its batches whole; leave it out",
-                    )
-
-    def of(self, group: str) -> list[str]:
-        """The assignments of one group, without its name."""
-        return [each.partition(".")[2] for each in self.assignments if each.startswith(f"{group}.")]
-
-
-ONLY_BY_GRADIENTS = {each.name for each in fields(TrainSettings)} - {
-    "batch_size",
-    "context_length",
-    "seed",
-    "keep_checkpoints",
-}
-"""Fields of `train` that counting does not know."""
-
-
-def refuse_for_counting(wish: PretrainConfig, known: set[str]) -> None:
-    """UsageError for what only training by gradients knows; `known` are the fields of the family's config."""
-    own = sorted(known - {"vocab_size", "end_id", "context_length"})
-    shape = f"its own settings are {', '.join(f'model.{name}' for name in own)}"
-    reading = saving = "it reads the corpus once; leave it out"
-    if "passes" in known:
-        reading = "how often it reads the corpus is --set model.passes=N"
-        saving = "every finished pass is saved; leave it out"
-    nothing = "nothing is measured or chosen for it; leave it out"
-    asked = {
-        f"--steps {wish.steps}": reading if wish.steps else None,
-        f"--depth {wish.depth}": shape if wish.depth else None,
-        f"--checkpoint-every {wish.checkpoint_every}": saving if wish.checkpoint_every else None,
-        f"--choices {wish.choices}": nothing if wish.choices else None,
-    }
-    instead = {"steps": reading, "checkpoint_every": saving}
-    for each in wish.assignments:
-        group, _, path = each.partition(".")
-        name = path.partition("=")[0].partition(".")[0]
-        if group == "choices":
-            asked[f"--set {each}"] = nothing
-        elif group == "optim" or (group == "train" and name in ONLY_BY_GRADIENTS):
-            asked[f"--set {each}"] = instead.get(name, shape)
-    for what, remedy in asked.items():
-        if remedy:
-            raise UsageError(
-                "option_not_applicable", f"{what}: {wish.family} counts, so this does nothing; {remedy}"
-            )
-
-
 def plan_count(wish: PretrainConfig, tokenized: TokenizedCorpus) -> Plan:
     """A count model: nothing to measure, one or a few passes."""
     wish.check()
@@ -214,7 +101,7 @@ def plan_count(wish: PretrainConfig, tokenized: TokenizedCorpus) -> Plan:
     values = {
         "vocab_size": tokenized.tokenizer.vocab_size,
         "end_id": tokenized.tokenizer.end_id,
-        **model_values(wish.of("model"), config_class),
+        **model_values(wish.overrides_for("model"), config_class),
     }
     config = from_dict(config_class, values, "model.")
     train = TrainSettings(
@@ -223,7 +110,7 @@ def plan_count(wish: PretrainConfig, tokenized: TokenizedCorpus) -> Plan:
         context_length=clamp_context_length(tokenized.dataset(), 1 << 16),
         seed=wish.seed,
     )
-    return Plan(wish.family, config, apply_overrides(train, wish.of("train")), ComputeConfig())
+    return Plan(wish.family, config, apply_overrides(train, wish.overrides_for("train")), ComputeConfig())
 
 
 def plan_neural(wish: PretrainConfig, tokenized: TokenizedCorpus, started: float) -> Plan:
@@ -243,13 +130,13 @@ def plan_neural(wish: PretrainConfig, tokenized: TokenizedCorpus, started: float
         )
     size = size_for(wish, budget)
     config: Any
-    if wish.parent:
+    if wish.init_from:
         config, begun = begun_from(wish, size)
     else:
         config, begun = new_config(wish, size, tokenized.tokenizer, store, budget), TrainSettings(steps=1)
     with torch.device("meta"):
         outline = build(wish.family, config)
-    longest = begun.context_length if wish.parent else config.context_length or size.context_length
+    longest = begun.context_length if wish.init_from else config.context_length or size.context_length
     train = TrainSettings(
         steps=wish.steps or 1,
         batch_size=rows_for(outline, size, store),
@@ -257,11 +144,13 @@ def plan_neural(wish: PretrainConfig, tokenized: TokenizedCorpus, started: float
         seed=wish.seed,
         optim=begun.optim,
     )
-    train = apply_overrides(train, [*wish.of("train"), *(f"optim.{each}" for each in wish.of("optim"))])
+    train = apply_overrides(
+        train, [*wish.overrides_for("train"), *(f"optim.{each}" for each in wish.overrides_for("optim"))]
+    )
     train = replace(train, optim=replace(train.optim, rate=train.optim.own_rate))
     batches = make_loader(outline, tokenized, **sizes_of(outline, train))
     choices, measured = choose(wish, config, train, batches)
-    said = [each for each in wish.of("train") if each.startswith("steps=")]
+    said = [each for each in wish.overrides_for("train") if each.startswith("steps=")]
     if not wish.steps and not said:
         most = None
         if clock:
@@ -289,7 +178,7 @@ def new_config(
         **model_class.config_for_size(size.n_layer, size.d_model, size.context_length),
     }
     values = {name: value for name, value in derived.items() if name in known}
-    values |= model_values(wish.of("model"), config_class)
+    values |= model_values(wish.overrides_for("model"), config_class)
     wanted = int(values.get("context_length") or size.context_length)
     if "context_length" in known:
         values["context_length"] = clamp_context_length(store, wanted)
@@ -307,17 +196,17 @@ def begun_from(wish: PretrainConfig, size: ModelSize) -> tuple[Any, TrainSetting
     """The config of the run that is gone on from, with what was set; and how to train it: as it was, at a third of its
     rates, or where it came from elsewhere by AdamW at 1e-4, on windows no longer than `size` says.
     """
-    assert wish.parent is not None
-    record = open_run(wish.parent).record
+    assert wish.init_from is not None
+    record = open_run(wish.init_from).record
     config_class: Any = family_of(wish.family)[1]
     config: Any = from_dict(
-        config_class, record["config"] | model_values(wish.of("model"), config_class), "model."
+        config_class, record["config"] | model_values(wish.overrides_for("model"), config_class), "model."
     )
     if record.get("imported"):
         longest = min(config.context_length or size.context_length, size.context_length)
         return config, TrainSettings(1, context_length=longest, optim=OptimSettings("adamw", 1e-4))
     before = from_dict(TrainSettings, record["settings"], "train.")
-    optim = apply_overrides(before.optim, wish.of("optim"))
+    optim = apply_overrides(before.optim, wish.overrides_for("optim"))
     rate = before.optim.own_rate if optim.optimiser == before.optim.optimiser else RATES[optim.optimiser]
     optim = replace(before.optim, rate=rate / 3, other_rate=before.optim.other_rate / 3)
     return config, replace(before, optim=optim)
@@ -379,8 +268,8 @@ def choose(
     word.
     """
     measured: dict[str, Any] = {}
-    if wish.choices:
-        record = open_run(wish.choices).record
+    if wish.compute_from:
+        record = open_run(wish.compute_from).record
         chosen = from_dict(ComputeConfig, record["compute"], "compute.")
     elif wish.preset:
         compiled = seconds_of(wish.preset) >= 600
@@ -392,7 +281,7 @@ def choose(
         with torch.device("meta"):
             outline = build(wish.family, config)
         chosen = candidates(outline, compiled=False)[0]
-    return apply_overrides(chosen, wish.of("choices")), measured
+    return apply_overrides(chosen, wish.overrides_for("choices")), measured
 
 
 def steps_for(family: str, config: Any, tokens_per_step: int, n_targets: int, most: int | None) -> int:
@@ -422,7 +311,7 @@ def with_intervals(
     train: TrainSettings, wish: PretrainConfig, workers: int, tokens_per_step: int
 ) -> TrainSettings:
     """Micro-batches, and how often to log, evaluate and save, where the person did not say."""
-    said = {each.partition("=")[0] for each in wish.of("train")}
+    said = {each.partition("=")[0] for each in wish.overrides_for("train")}
     eighth = max(1, train.steps // 8)
     derived = {
         "micro_batches": micro_batches(tokens_per_step, train.batch_size, workers),

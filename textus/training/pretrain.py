@@ -14,13 +14,15 @@ from textus.core.console import cpu_seconds, log_notice
 from textus.core.errors import RunError, UsageError
 from textus.core.io import check_output_dir, sha256
 from textus.core.memory import keep_freed_memory
+from textus.core.requests import request_values
 from textus.core.rng import derive_seed
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus, open_corpus
 from textus.data.pair_loaders import first_source, make_loader, no_pairs_message
 from textus.data.token_dataset import TokenizedCorpus
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams, bos_ids
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import bos_ids
 from textus.interop.registry import export_blocker
 from textus.models import word_vectors as vectors
 from textus.models.contract import CountBased, LanguageModel
@@ -36,8 +38,9 @@ from textus.runs.store import (
     read_tokenizer,
     verify,
 )
+from textus.training.config import PretrainConfig
 from textus.training.gradients import Backward, GradientAccumulator
-from textus.training.planner import Plan, PretrainConfig, plan_count, plan_neural, sizes_of
+from textus.training.planner import Plan, plan_count, plan_neural, sizes_of
 from textus.training.trainer import (
     ComputeConfig,
     CpuBudget,
@@ -49,53 +52,32 @@ from textus.training.trainer import (
 )
 
 
-def start(
-    corpus_path: Path,
-    *,
-    family: str = "decoder",
-    tokenizer: Path | None,
-    out: Path,
-    parent: Path | None = None,
-    preset: str | None = None,
-    depth: int | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    assignments: list[str] | None = None,
-    checkpoint_every: int | None = None,
-    choices: Path | None = None,
-    embeddings: Path | None = None,
-    force: bool = False,
+def train(
+    corpus_path: Path, out: Path, config: PretrainConfig, *, tokenizer: Path, force: bool = False
 ) -> Path:
-    """Train a new run from a corpus to its end; returns `out`.
+    """Train a new run from a corpus to its end; returns `out`. `tokenizer` is the folder of the tokenizer to train
+    with, whatever kind `config` names.
 
-    Raises UsageError for words that are wrong before anything is written, DataError for a corpus that cannot
-    be used.
+    Raises UsageError for options that are wrong before anything is written, DataError for a corpus that cannot be used.
     """
     one_thread()
     started = cpu_seconds()
-    wish = PretrainConfig(
-        family, preset, depth, steps, seed, tuple(assignments or ()), checkpoint_every, choices, parent
-    )
-    wish.check()
+    config.check()
     corpus = open_corpus(corpus_path)
-    if tokenizer is None:
-        raise UsageError(
-            "missing_argument", "no tokenizer; give --tokenizer T, made by `textus tokenizer train`"
-        )
     read = tokenizers.load(tokenizer)
-    known = word_vectors(embeddings, family) if embeddings else None
+    known = word_vectors(config.embeddings, config.family) if config.embeddings else None
     tokenized = TokenizedCorpus(corpus, read)
-    counts = issubclass(family_of(family)[0], CountBased)
-    plan = plan_count(wish, tokenized) if counts else plan_neural(wish, tokenized, started)
+    counts = issubclass(family_of(config.family)[0], CountBased)
+    plan = plan_count(config, tokenized) if counts else plan_neural(config, tokenized, started)
     check_end(plan.model, read)
     check_output_dir(out, force=force)
-    record = plan.record(corpus, read)
-    if parent:
+    record = plan.record(corpus, read) | {"request": request_values(config)}
+    if parent := config.init_from:
         record |= {"parent": str(parent.resolve()), "parent_weights": weights_sum(parent)}
-    # words that are wrong are found before anything is written or replaced
+    # options that are wrong are refused before anything is written or replaced
     ready = prepare(record, tokenized)
     begun = None
-    if embeddings and known:
+    if (embeddings := config.embeddings) and known:
         record["embeddings"] = {"path": str(embeddings.resolve()), "sha256": sha256(embeddings)}
         record["embeddings"] |= begin_with(ready.model, known, read, embeddings)
         begun = vectors.input_embedding(ready.model).weight

@@ -102,8 +102,8 @@ def build(
                 return
             for given in sources:
                 before = len(stage)
-                for found in scan([given], out, advance):
-                    stage_source(found, stage, settings)
+                for source in scan([given], out, advance):
+                    stage_source(source, stage, settings)
                 stage.sources.append({"path": to_printable(str(given)), "documents": len(stage) - before})
 
     return build_in(gather, out, settings, force, " and ".join(map(str, sources)))
@@ -148,24 +148,24 @@ def read_config(settings: CorpusSettings) -> ReadConfig:
     return reading
 
 
-def stage_source(found: Source | SkippedItem, stage: StagingArea, settings: CorpusSettings) -> None:
+def stage_source(source: Source | SkippedItem, stage: StagingArea, settings: CorpusSettings) -> None:
     """Stage the documents of one source; one that turns out unreadable on the way leaves nothing behind."""
-    if isinstance(found, SkippedItem):
-        stage.drop(found)
+    if isinstance(source, SkippedItem):
+        stage.drop(source)
         return
     before = stage.mark()
     try:
-        noted = replace(found, on_encoding=lambda encoding: stage.guesses.add(found.name, encoding))
-        for each in read_source(noted, read_config(settings)):
-            if isinstance(each, SkippedItem):
-                stage.drop(each)
+        noted = replace(source, on_encoding=lambda encoding: stage.guesses.add(source.name, encoding))
+        for item in read_source(noted, read_config(settings)):
+            if isinstance(item, SkippedItem):
+                stage.drop(item)
             else:
-                stage.add(each)
+                stage.add(item)
         stage.n_files += 1
     except UnreadableError as error:
         stage.rollback(before)
         reason = "column not found" if isinstance(error, MissingColumnError) else "unreadable"
-        stage.drop(SkippedItem(found.name, reason, str(error)))
+        stage.drop(SkippedItem(source.name, reason, str(error)))
 
 
 def build_in(

@@ -70,9 +70,9 @@ def open_text(source: Source, *, encoding: str = "", page: bool = False) -> tupl
     A byte order mark wins, then the `encoding` given, then UTF-8, what a `page` declares, and a guess. Raises
     UnreadableError for binary or damaged data, and where the encoding cannot be determined.
     """
-    found = detect_encoding(blocks_of(source), encoding=encoding, page=page)
-    source.on_encoding(found)
-    return found, decode(blocks_of(source), found.codec)
+    detected = detect_encoding(blocks_of(source), encoding=encoding, page=page)
+    source.on_encoding(detected)
+    return detected, decode(blocks_of(source), detected.codec)
 
 
 class Guesses:
@@ -241,11 +241,11 @@ def guess_iso2022(head: bytes) -> str:
 
 def declared_codec(survey: ByteStatistics) -> str:
     """The codec a page declares, if its bytes can be read in it."""
-    found = DECLARATION.search(survey.head[:4096])
-    if not found:
+    detected = DECLARATION.search(survey.head[:4096])
+    if not detected:
         return ""
     try:
-        name = check_encoding(found[1].decode())
+        name = check_encoding(detected[1].decode())
         codec = LEGACY_NAMES.get(name, name)
         codecs.getincrementaldecoder(codec)("strict").decode(survey.sample)
     except (UsageError, UnicodeError):

@@ -41,10 +41,10 @@ def module_docstrings(path: Path) -> str:
     except (SyntaxError, ValueError):
         return ""  # kept broken on purpose, as templates and bad examples are
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [
+    texts = [
         ast.get_docstring(node, clean=False) for node in iter_statements(tree) if isinstance(node, documented)
     ]
-    return "".join(f"{cleaned}\n\n" for text in found if text and (cleaned := inspect.cleandoc(text)))
+    return "".join(f"{cleaned}\n\n" for text in texts if text and (cleaned := inspect.cleandoc(text)))
 
 
 def iter_statements(node: ast.AST) -> Iterator[ast.AST]:

@@ -40,8 +40,8 @@ def read_source(source: Source, reading: ReadConfig) -> Read:
     if source.kind in TABLES or (reading.by_position and source.kind == "text"):
         yield from read_table(source, reading)
         return
-    found, text = open_text(source, encoding=reading.encoding, page=source.kind == "html")
-    steps = found.steps
+    detected, text = open_text(source, encoding=reading.encoding, page=source.kind == "html")
+    steps = detected.steps
     if source.kind == "text":
         yield RawDocument(source.name, 0, text, steps)
     else:

@@ -76,9 +76,9 @@ class Corpus:
     def documents(self, split: str = "train") -> Iterator[Document]:
         """The parts of a split in order, those of one document together. Raises RunError if damaged."""
         path = self.path / f"{check_split(split)}.jsonl"
-        for number, each in enumerate(read_jsonl(path), 1):
+        for number, record in enumerate(read_jsonl(path), 1):
             try:
-                yield Document(**{**each, "steps": tuple(each["steps"])})
+                yield Document(**{**record, "steps": tuple(record["steps"])})
             except (LookupError, TypeError) as error:
                 raise RunError(
                     "damaged", f"{path}, line {number}: no document ({error}); build the corpus anew"
@@ -86,10 +86,10 @@ class Corpus:
 
     def texts(self, split: str = "train") -> Iterator[str]:
         """The text of each part of a split; of a pair first its source, then its target."""
-        for each in read_jsonl(self.path / f"{check_split(split)}.jsonl"):
-            if "source_text" in each:
-                yield each["source_text"]
-            yield each["text"]
+        for record in read_jsonl(self.path / f"{check_split(split)}.jsonl"):
+            if "source_text" in record:
+                yield record["source_text"]
+            yield record["text"]
 
     def dropped(self) -> Iterator[dict[str, Any]]:
         """What was left out: source, reason, and where they apply detail, offset, id and duplicate_of."""
@@ -167,7 +167,7 @@ def show(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def trace_document(corpus: Corpus, asked: str) -> dict[str, Any]:
+def trace_document(corpus: Corpus, query: str) -> dict[str, Any]:
     """What became of a document, by its id or its source.
 
     Returns `kept` (id, source, offset, steps, characters by split) and `dropped` (as in dropped.jsonl), at most 100 of
@@ -178,7 +178,7 @@ def trace_document(corpus: Corpus, asked: str) -> dict[str, Any]:
     for split in SPLITS:
         entry: dict[str, Any] | None = None
         for document in corpus.documents(split):
-            if asked not in (document.id, document.source):
+            if query not in (document.id, document.source):
                 continue
             if document.part == 0:
                 entry, new = trace_entry(kept, document)
@@ -187,17 +187,17 @@ def trace_document(corpus: Corpus, asked: str) -> dict[str, Any]:
                 entry["chars"][split] = entry["chars"].get(split, 0) + len(document.text)
                 entry["steps"] += [step for step in document.steps if step not in entry["steps"]]
     dropped, n_dropped = [], 0
-    for each in corpus.dropped():
-        if asked in (each.get("id"), each["source"]):
+    for record in corpus.dropped():
+        if query in (record.get("id"), record["source"]):
             n_dropped += 1
-            dropped += [each] if n_dropped <= SHOWN else []
+            dropped += [record] if n_dropped <= SHOWN else []
     if not n_kept and not n_dropped:
         raise DataError(
             "not_found",
-            f"no document {asked!r} in {corpus.path}; ask by its id (16 hex digits) or its source as given",
+            f"no document {query!r} in {corpus.path}; ask by its id (16 hex digits) or its source as given",
         )
     return {
-        "asked": asked,
+        "query": query,
         "n_kept": n_kept,
         "kept": list(kept.values()),
         "n_dropped": n_dropped,
