@@ -144,10 +144,11 @@ def iter_predictions(
     from textus.evaluation import ensembles
     from textus.tasks import prediction
 
-    if config.ensemble:
-        reader = ensembles.ensemble_predictor(paths_of(runs), config.ensemble, config.task)
+    paths = paths_of(runs)
+    if len(paths) == 1 and not config.ensemble:
+        reader = open_run(paths[0]).predictor(config.task)
     else:
-        reader = open_run(runs[0]).predictor(config.task)
+        reader = ensembles.ensemble_predictor(paths, config.ensemble or "mean", config.task)
     return prediction.iter_predictions(reader, given, read_options(config))
 
 

@@ -52,13 +52,13 @@ def train_tokenizer(
         >>> tokenizer.decode(tokenizer.encode("the cat"))
         'the cat'
     """
-    from textus.data.corpus import open_corpus
+    from textus.data.corpus import Corpus, open_corpus
     from textus.tokenizers import train as fit
 
     out = to_path(out, "out")
     if kind not in KINDS:
         raise unknown_name_error("tokenizer kind", kind, KINDS)
-    opened = open_corpus(to_path(corpus, "corpus")) if isinstance(corpus, str | Path) else corpus
+    opened = corpus if isinstance(corpus, Corpus) else open_corpus(to_path(corpus, "corpus"))
     io.check_output_dir(out, force=force, kind="tokenizer")
     tokenizer = fit(kind, opened.texts("train"), vocab_size)
     with io.atomic_folder(out) as folder:
