@@ -24,8 +24,10 @@ FURTHER: dict[str, dict[str, Any]] = {
     "predict": {"given": "x"}, "embed": {"given": "x"}, "generate": {"given": ["x"]}, "evaluate": {"on": "x"},
     "ensemble_evaluate": {"on": "x"}, "ensemble_predict": {"given": "x"}, "build_index": {"bm25": True},
     "fewshot": {"data": "x", "on": "y"}, "finetune": {"model": "linear"}, "tune": {"model": "linear", "trials": 1},
-    "train": {"model": "ngram"}, "chat": {"messages": [{"role": "user", "content": "x"}]},
-    "search": {"query": "x"}, "trace_corpus": {"document": "x"}, "evaluate_index": {"on": "x"}, "triples": {"entities": "x", "relations": "x"},
+    "train": {"model": "ngram"},
+    "chat": {"messages": [{"role": "user", "content": "x"}]}, "search": {"query": "x"},
+    "trace_corpus": {"document": "x"}, "evaluate_index": {"on": "x"},
+    "triples": {"entities": "x", "relations": "x"},
     "robustness": {"on": "x"}, "report_tokenizer": {"corpus": "x"}, "iter_predictions": {"given": "x"},
 }  # fmt: skip
 VERBS = [
@@ -33,6 +35,11 @@ VERBS = [
     for name in textus.__all__
     if name not in NO_ARGUMENTS and name != "pull" and not inspect.isclass(getattr(textus, name))
 ]
+
+
+def first_result(result: Any) -> Any:
+    """What a function returns, or the first thing that a generator yields."""
+    return next(result) if inspect.isgenerator(result) else result
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +57,7 @@ def test_what_is_no_path_is_refused_by_every_verb(kind: str, tmp_path: Path) -> 
         if "out" in inspect.signature(call).parameters:
             how["out"] = tmp_path / ("search" if verb == "tune" else "out.jsonl")
         with pytest.raises(TextusError) as error:
-            result = call(NOT_PATHS[kind], **how)
-            if inspect.isgenerator(result):
-                next(result)
+            first_result(call(NOT_PATHS[kind], **how))
         assert "\n" not in str(error.value)
         assert not (tmp_path / "out.jsonl").exists(), verb
         assert not list(tmp_path.glob("*.rows.jsonl")), verb
