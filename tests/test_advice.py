@@ -80,7 +80,7 @@ def test_a_folder_of_nobody_has_no_such_advice(tmp_path: Path, capsys: pytest.Ca
     for command, what in (
         ("show", "it is no run; a run is the folder that"),
         ("corpus show", "make one: textus corpus build SRC --out FOLDER"),
-        ("search", "make one: textus index build FILE --run RUN --out FOLDER"),
+        ("search", "build one: textus index build FILE --run RUN --out FOLDER"),
     ):
         assert main([*command.split(), str(tmp_path), *MORE.get(command, [])]) == 1
         assert what in capsys.readouterr().err

@@ -10,10 +10,10 @@ import pytest
 ASK = """
 import torch
 from pathlib import Path
-from textus.core.memory import keep_memory
+from textus.core.memory import keep_freed_memory
 torch.set_num_threads(1)
 if {kept}:
-    assert keep_memory() and keep_memory()
+    assert keep_freed_memory() and keep_freed_memory()
 def heap():  # from the first to the last address: what was said of its pages may cut it in parts
     lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[heap]")]
     ends = [int(end, 16) for line in lines for end in line.split()[0].split("-")]

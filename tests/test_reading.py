@@ -231,7 +231,7 @@ def test_empty_texts_are_counted(
     assert "1 rows have an empty text and are answered all the same; the first is text 2" in (
         capsys.readouterr().err
     )
-    named = named.replace("answered", "made into vectors")
+    named = named.replace("answered", "embedded")
     for out in ("v.npy", "v.jsonl"):
         api.embed(trained, file, out=tmp_path / out)
         assert f"3 {named}" in capsys.readouterr().err

@@ -191,7 +191,7 @@ def test_settings_that_kill_the_process_twice_count_as_failed(
         "from textus import api\n"
         "tuning.start = lambda *a, **k: os._exit(9)\n"
         f"api.tune({str(data)!r}, out={str(tmp_path / 'out')!r}, trials=2, model='gru', search={SEARCH!r},"
-        f" settings={FIXED!r})"
+        f" overrides={FIXED!r})"
     )
     for _ in range(2):
         assert (

@@ -23,7 +23,7 @@ from textus.runs.store import open_run
 from textus.tasks.base import Example, Task
 from textus.tasks.inference import predict_texts
 from textus.tasks.prediction import Predictor
-from textus.tasks.registry import load_for_task, record_for_task, task_from_record
+from textus.tasks.registry import load_for_task, record_for_task, task_from_record, task_names
 from textus.tasks.reporting import metrics_with_intervals
 from textus.tokenizers import Tokenizer
 
@@ -47,7 +47,7 @@ def common_task(runs: Sequence[Path], method: str, name: str | None = None) -> T
     if len(runs) < 2:
         raise UsageError("missing_argument", f"--ensemble {method}: give two runs or more")
     for run in runs:
-        if not open_run(run).record.get("task"):
+        if not task_names(open_run(run).record):
             raise UsageError("not_fine_tuned", f"--ensemble {method}: {run} was not fine-tuned for a task")
     first, *others = [record_for_task(open_run(run).record, name, run) for run in runs]
     task = task_from_record(first)

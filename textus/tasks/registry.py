@@ -48,14 +48,16 @@ def task_class(name: str) -> type[Task]:
 def load_for_task(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
     model, tokenizer, record = load(run)
-    if record.get("task") and not isinstance(model, RawTextModel):
+    if task_names(record) and not isinstance(model, RawTextModel):
         model.set_inference_compute(record["compute"]["precision"])
     return model.eval(), tokenizer, record
 
 
 def task_names(record: dict[str, Any]) -> list[str]:
-    """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text."""
-    return [record["task"], *record.get("extra_tasks", {})] if record.get("task") else []
+    """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text, an imported
+    chat model included.
+    """
+    return [] if record.get("task") in (None, "chat") else [record["task"], *record.get("extra_tasks", {})]
 
 
 def record_for_task(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any]:
