@@ -99,10 +99,10 @@ def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureF
     ("values", "complaint"),
     [
         ({}, "has no field 'answers'"),
-        ({"answers": [{"text": "a", "start": 900}]}, "the answer 'a' does not stand at 900 of the context"),
+        ({"answers": [{"text": "a", "start": 900}]}, "the answer 'a' is not at 900 of the context"),
         (
             {"answers": [{"text": "Zoe", "start": 3}]},
-            "'Zoe' does not stand at 3 of the context, where there is ' Anna",
+            "'Zoe' is not at 3 of the context, which has ' Anna",
         ),
         ({"answers": [{"text": "Anna"}]}, "not a text and the character it starts at"),
         ({"answers": [{"text": "", "start": 0}]}, "not a text and the character it starts at"),

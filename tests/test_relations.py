@@ -209,7 +209,7 @@ TWO = [(0, 1, "t"), (2, 3, "t")]
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (row_of("a b", TWO, [(0, "r", 2)]), "the tail of 'r' is 2, not the place of one of its 2 entities"),
+        (row_of("a b", TWO, [(0, "r", 2)]), "the tail of 'r' is 2, not the index of one of its 2 entities"),
         (row_of("a b", TWO, [(-1, "r", 1)]), "the head of 'r' is -1"),
         (row_of("a b", TWO, [("0", "r", 1)]), "the head of 'r' is '0'"),
         (row_of("a b", TWO, [(True, "r", 1)]), "the head of 'r' is True"),
@@ -284,7 +284,7 @@ def test_a_text_with_one_entity_has_no_pair_and_an_answer(capsys: pytest.Capture
     task = task_of(records)
     rows = rows_in(task, records)
     assert [row.meta[:2] for row in rows] == [(0, (0, 1)), (0, (1, 0)), (1, None), (2, (0, 1)), (2, (1, 0))]
-    assert "1 of 3 rows have no two entities, so no pair" in capsys.readouterr().err
+    assert "1 of 3 rows have fewer than two entities, so no pair" in capsys.readouterr().err
     merged = task.aggregate_windows(rows, [np.asarray([0.4, 0.6])] * len(rows))
     assert list(map(len, merged)) == [2, 0, 2]
     assert task.training_rows(rows) == [row for row in rows if row.meta[1]]
@@ -299,8 +299,8 @@ def test_thousands_of_entities_are_asked_by_reach(capsys: pytest.CaptureFixture[
     assert len(rows) == 2 * (5 * n - 15)  # every ordered pair at most 5 apart
     assert max(len(row.ids) for row in rows) <= 48
     err = capsys.readouterr().err
-    assert f"{n * (n - 1) - len(rows):,} lie more than 5 entities apart" in err
-    assert "1 relations join types that none joined in training, or lie more than 5" in err
+    assert f"{n * (n - 1) - len(rows):,} are more than 5 entities apart" in err
+    assert "1 relations are between types without a relation in training, or more than 5" in err
     assert all(abs(row.meta[1][0] - row.meta[1][1]) <= 5 for row in rows)
 
 
@@ -313,10 +313,10 @@ def test_types_that_nothing_joined_are_not_asked_and_that_is_told(capsys: pytest
     rows = rows_in(task, rows)
     assert [row.meta[1] for row in rows] == [(0, 1)]
     err = capsys.readouterr().err
-    assert "1 of 6 pairs of entities in 1 texts are asked; 5 are of types that no relation joined" in err
+    assert "1 of 6 pairs of entities in 1 texts are scored; 5 are of types without a relation" in err
     assert "1 relations were never seen in training (q): they count as missed" in err
-    assert "1 relations join types that none joined in training" in err
-    assert "1 relations join a pair that has another" in err
+    assert "1 relations are between types without a relation in training" in err
+    assert "1 relations are of a pair that has another" in err
 
 
 def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -428,7 +428,7 @@ def test_a_pair_too_far_apart_and_a_window_too_small_are_told(capsys: pytest.Cap
     task = task_of([record])
     row = rows_in(task, [record], longest=40)[0]
     assert len(row.ids) == 40
-    assert "2 pairs lie further apart than 40 tokens" in capsys.readouterr().err
+    assert "2 pairs are more than 40 tokens apart" in capsys.readouterr().err
     with raises(UsageError, "out_of_range", "12"):
         rows_in(task, [record], longest=12)
 
@@ -441,7 +441,7 @@ def test_marks_that_the_tokenizer_does_not_know_are_told(capsys: pytest.CaptureF
         train_tokenizer("char", ["a b t"], 50),
         InputTemplate((0,), 0, None),
     )
-    assert "does not know the marks of head and tail" in capsys.readouterr().err
+    assert "does not know the markers" in capsys.readouterr().err
 
 
 def test_the_head_reads_both_places_in_their_order() -> None:

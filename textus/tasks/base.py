@@ -212,7 +212,7 @@ class Task(TaskReporting, ABC):
         return getattr(self.settings, "longest", None)
 
     def tokenizer_spec(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
-        """Kind and vocabulary size of the tokenizer of a new model; `kind` is the one asked for, if any."""
+        """Kind and vocabulary size of the tokenizer of a new model; `kind`: the kind the user chose, if any."""
         return kind or ("word" if has_blanks(texts) else "char"), 20_000
 
     def tokenizer_texts(self, examples: Sequence[Example]) -> list[str]:
@@ -273,6 +273,22 @@ class Task(TaskReporting, ABC):
     @abstractmethod
     def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         """One output as JSON values."""
+
+
+def read_field(record: Record, name: str) -> Any:
+    """The value of a field. Raises DataError for a row without it."""
+    if name not in record.values:
+        raise DataError(
+            "column_not_found",
+            f"{record.where} has no field {name!r}; it has {list_fields(record)}: name its column with --columns"
+            f" {name}=COLUMN",
+        )
+    return record.values[name]
+
+
+def list_fields(record: Record) -> str:
+    """The names of a row's fields, for messages."""
+    return ", ".join(map(repr, list(record.values)[:30]))
 
 
 def report_unseen(

@@ -218,17 +218,17 @@ class Classification(Task):
     ) -> list[EncodedExample]:
         if self.settings.cut != "nothing" or template.max_length is None:
             return super().encode(examples, tokenizer, template)
-        if pairs := [each.where for each in examples if len(each.texts) > 1]:
+        if pairs := [example.where for example in examples if len(example.texts) > 1]:
             raise UsageError(
                 "wrong_number_of_texts",
                 f"task.cut=nothing: {pairs[0]} is a pair of texts, which are not read in windows",
             )
-        room = max(1, template.max_length - len(template.begin) - 1)
+        max_ids = max(1, template.max_length - len(template.begin) - 1)
         rows: list[EncodedExample] = []
         for number, (example, ids) in enumerate(
-            zip(examples, tokenizer.encode_batch([each.texts[0] for each in examples]), strict=True)
+            zip(examples, tokenizer.encode_batch([example.texts[0] for example in examples]), strict=True)
         ):
-            n = max(1, -(-len(ids) // room))
+            n = max(1, -(-len(ids) // max_ids))
             edges = [place * len(ids) // n for place in range(n + 1)]  # of one length, but for one id
             rows += [
                 replace(self.encode_example(example, [ids[a:b]], template), meta=number)
@@ -263,10 +263,10 @@ class Classification(Task):
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         if not self.settings.multi:
             return torch.tensor(labels)
-        found = torch.zeros(len(labels), len(self.labels))
+        targets = torch.zeros(len(labels), len(self.labels))
         for row, numbers in enumerate(labels):
-            found[row, numbers] = 1.0
-        return found
+            targets[row, numbers] = 1.0
+        return targets
 
     def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask).double().cpu().numpy())
@@ -281,10 +281,10 @@ class Classification(Task):
                 gold, probabilities, self.labels, unseen, intervals=intervals
             )
         truth = self.gold(examples)
-        found = classification.single_label_scores(truth, probabilities, self.labels, intervals=intervals)
+        scores = classification.single_label_scores(truth, probabilities, self.labels, intervals=intervals)
         if intervals:
-            found["mistakes"] = self.mistakes(examples, probabilities, truth)
-        return found
+            scores["mistakes"] = self.mistakes(examples, probabilities, truth)
+        return scores
 
     def gold(self, examples: Sequence[Example]) -> NDArray[np.int64]:
         """The class of each text; -1 for one never seen in training."""
@@ -322,25 +322,25 @@ class Classification(Task):
         votes = np.eye(len(self.labels))[stacked.argmax(2)].mean(0)
         return list((votes + TIE * mean) / (1 + TIE))
 
-    def sections(self, found: dict[str, Any]) -> list[Section]:
+    def sections(self, metrics: dict[str, Any]) -> list[Section]:
         sections = []
-        if table := found.get("confusion"):
+        if table := metrics.get("confusion"):
             rows = [*self.labels, "(never seen)"][: len(table)]
             picture = heatmap(table, rows, self.labels, title="what was answered, of each class")
             alt = "a row a class, a column an answer; darker is a larger share of the row"
             sections.append(Section("Confusion", picture=picture, alt=alt))
-        sections.append(Section("Classes", rows=found["classes"]))
-        if bins := found.get("reliability"):
-            said = (
-                f"Expected calibration error {format_value(found['calibration_error'])}: the mean distance between"
+        sections.append(Section("Classes", rows=metrics["classes"]))
+        if bins := metrics.get("reliability"):
+            text = (
+                f"Expected calibration error {format_value(metrics['calibration_error'])}: the mean distance between"
                 " confidence and accuracy. Below the diagonal the model is overconfident."
             )
             alt = "share that is right against confidence, with the number of texts"
             sections.append(
-                Section("Calibration", said, rows=bins, picture=reliability_diagram(bins), alt=alt)
+                Section("Calibration", text, rows=bins, picture=reliability_diagram(bins), alt=alt)
             )
-        if "mistakes" in found:
-            sections.append(Section("Most confident mistakes", rows=found["mistakes"]))
+        if "mistakes" in metrics:
+            sections.append(Section("Most confident mistakes", rows=metrics["mistakes"]))
         return sections
 
     def mistakes(
@@ -389,7 +389,7 @@ def read_texts(record: Record) -> tuple[str, ...]:
     values = record.values
     for pair in PAIRS:
         if all(name in values for name in pair):
-            found = tuple(values[name] for name in pair)
+            texts = tuple(values[name] for name in pair)
             break
     else:
         if "text" not in values:
@@ -398,12 +398,12 @@ def read_texts(record: Record) -> tuple[str, ...]:
                 "column_not_found",
                 f"{record.where} has no field 'text'; it has {shown}: name its column, such as --columns text=COLUMN",
             )
-        found = (values["text"],)
-    if wrong := [each for each in found if not isinstance(each, str)]:
+        texts = (values["text"],)
+    if wrong := [text for text in texts if not isinstance(text, str)]:
         raise DataError(
             "invalid_row", f"{record.where}: a text is {type(wrong[0]).__name__} ({wrong[0]!r}), not a string"
         )
-    return found
+    return texts
 
 
 def read_labels(record: Record, settings: ClassificationSettings) -> list[tuple[str, str]]:
@@ -432,7 +432,7 @@ def label_values(value: Any, settings: ClassificationSettings) -> list[Any]:
     if isinstance(value, str) and (listed := parse_list(value, quoted=not settings.multi)) is not None:
         value = listed
     if isinstance(value, list | tuple):
-        return [each for each in value if each != ""] if settings.multi else list(value)
+        return [item for item in value if item != ""] if settings.multi else list(value)
     if not settings.multi:
         return [value]
     if value is None or value == "" or value != value:

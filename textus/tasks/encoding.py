@@ -22,7 +22,7 @@ MAX_BATCH_TOKENS = 2048
 
 def input_template(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> InputTemplate:
     """How a model of this config is used to be given texts, and at most how long."""
-    limits = [each for each in (config.context_length, longest) if each]
+    limits = [limit for limit in (config.context_length, longest) if limit]
     begin = tuple(tokenizer.bos_ids) or (tokenizer.end_id,)
     segments = getattr(config, "segments", 0)
     longest = min(limits) if limits else None
@@ -59,10 +59,10 @@ def collate(task: Task, rows: Sequence[EncodedExample], pad_id: int, position: i
             f"some rows have {1 + len(rows[0].other_ids)} texts, others {1 + len(odd[0].other_ids)}; give all as many",
         )
     texts = [(row.ids, *row.other_ids) for row in rows]
-    lengths = torch.tensor([[len(each) for each in row] for row in texts])
+    lengths = torch.tensor([[len(text) for text in row] for row in texts])
     mask = torch.arange(length) < lengths[:, :, None]
     ids, segments = torch.full(mask.shape, pad_id), torch.zeros(mask.shape, dtype=torch.long)
-    ids[mask] = torch.tensor([one for row in texts for each in row for one in each])
+    ids[mask] = torch.tensor([one for row in texts for text in row for one in text])
     segments[:, 0][mask[:, 0]] = torch.tensor([one for row in rows for one in row.segments])
     if not rows[0].other_ids:
         ids, segments, mask = ids[:, 0], segments[:, 0], mask[:, 0]
@@ -91,7 +91,7 @@ class ExampleLoader:
             raise DataError("empty_data", "there is no row to train on")
         self.task, self.rows, self.pad_id = task, rows, pad_id
         lengths = np.asarray([row.length for row in rows])
-        by_length = lambda each: each[np.argsort(lengths[each], kind="stable")]  # noqa: E731
+        by_length = lambda numbers: numbers[np.argsort(lengths[numbers], kind="stable")]  # noqa: E731
         self.sampler = LengthGroupedSampler(len(rows), min(batch_size, len(rows)), seed, by_length)
 
     @property
@@ -102,7 +102,7 @@ class ExampleLoader:
     @cached_property
     def tokens_per_step(self) -> int:
         """Ids of a batch on average."""
-        total = sum(len(each) for row in self.rows for each in (row.ids, *row.other_ids))
+        total = sum(len(text) for row in self.rows for text in (row.ids, *row.other_ids))
         return max(1, round(total / len(self.rows) * self.sampler.batch_size))
 
     def batch(self, step: int) -> Batch:
@@ -115,7 +115,7 @@ class ExampleLoader:
 def length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """The places of rows, by length, so many together that `TOKENS_AT_ONCE` hold them with their padding."""
     held: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda each: lengths[each]):
+    for place in sorted(range(len(lengths)), key=lambda index: lengths[index]):
         if held and (len(held) + 1) * lengths[place] > MAX_BATCH_TOKENS:
             yield held
             held = []

@@ -26,7 +26,7 @@ def predict_ids(
     RunError where the model's states are NaN or infinite, of which any task would make an answer.
     """
     head, device = model.heads[task.head_name], next(model.parameters()).device
-    found: list[Any] = [None] * len(rows)
+    results: list[Any] = [None] * len(rows)
     for places in length_batches([row.length * (1 + len(row.other_ids)) for row in rows]):
         batch = collate(task, [rows[place] for place in places], pad_id).to(device)
         hidden = hidden_states(model, batch)
@@ -34,14 +34,14 @@ def predict_ids(
         if finite:
             check_finite(hidden if batch.mask is None else hidden[batch.mask.bool()], outputs)
         for place, output in zip(places, outputs, strict=True):
-            found[place] = output
-    return task.aggregate_windows(rows, found)
+            results[place] = output
+    return task.aggregate_windows(rows, results)
 
 
 def check_finite(hidden: Tensor, outputs: Sequence[Any]) -> None:
     """RunError where states (…, D), or the numbers that a head made of them, are none."""
-    numbers = [each for each in outputs if isinstance(each, np.ndarray)]
-    if not bool(hidden.isfinite().all()) or any(np.isnan(each).any() for each in numbers):
+    numbers = [output for output in outputs if isinstance(output, np.ndarray)]
+    if not bool(hidden.isfinite().all()) or any(np.isnan(array).any() for array in numbers):
         raise RunError(
             "invalid_weights",
             "the model computes NaN or infinite numbers, so there is no answer: its weights are damaged, or its"
@@ -70,10 +70,11 @@ def hidden_states(model: LanguageModel, batch: Batch) -> Tensor:
         else {}
     )
     parts = [
-        None if each is None else each.flatten(0, -2) for each in (batch.ids, batch.mask, batch.segments)
+        None if tensor is None else tensor.flatten(0, -2)
+        for tensor in (batch.ids, batch.mask, batch.segments)
     ]
-    found: Tensor = model.hidden(*parts, **seed)  # type: ignore[operator]
-    return found.unflatten(0, batch.ids.shape[:-1])
+    hidden: Tensor = model.hidden(*parts, **seed)  # type: ignore[operator]
+    return hidden.unflatten(0, batch.ids.shape[:-1])
 
 
 def head_loss(model: LanguageModel, batch: Batch) -> Loss:
@@ -82,10 +83,10 @@ def head_loss(model: LanguageModel, batch: Batch) -> Loss:
     decays them in that step.
     """
     assert batch.task is not None
-    found: Loss = model.heads[batch.task].loss(hidden_states(model, batch), batch)  # type: ignore[operator]
+    loss: Loss = model.heads[batch.task].loss(hidden_states(model, batch), batch)  # type: ignore[operator]
     if len(model.heads) > 1:
-        found.parts[f"loss/{batch.task}"] = float(found.total.detach())
-    return found
+        loss.parts[f"loss/{batch.task}"] = float(loss.total.detach())
+    return loss
 
 
 def predict_texts(
@@ -93,7 +94,7 @@ def predict_texts(
 ) -> list[Any]:
     """The task's answers to examples."""
     if isinstance(model, RawTextModel):
-        return list(model.predict_probabilities([joined_text(each) for each in examples], task.labels))
+        return list(model.predict_probabilities([joined_text(example) for example in examples], task.labels))
     rows = encode_examples(
         task, examples, tokenizer, input_template(model.config, tokenizer, task.max_length)
     )

@@ -43,7 +43,7 @@ class MultitaskLoader:
 
     def __init__(self, parts: Mapping[str, ExampleLoader], *, power: float, seed: int) -> None:
         self.loaders, self.seed = dict(parts), seed
-        sizes = np.asarray([len(each.rows) for each in parts.values()], dtype=np.float64) ** power
+        sizes = np.asarray([len(loader.rows) for loader in parts.values()], dtype=np.float64) ** power
         self.shares: dict[str, float] = dict(zip(parts, (sizes / sizes.sum()).tolist(), strict=True))
         """What part of the steps each task has, in the long run."""
         self._chunks: list[NDArray[np.int64]] = []
@@ -54,13 +54,13 @@ class MultitaskLoader:
     @property
     def n_batches(self) -> int:
         """Steps in which as many rows are read as there are."""
-        return sum(each.n_batches for each in self.loaders.values())
+        return sum(loader.n_batches for loader in self.loaders.values())
 
     @property
     def tokens_per_step(self) -> int:
         """Ids of a batch on average."""
         return max(
-            1, round(sum(self.shares[name] * each.tokens_per_step for name, each in self.loaders.items()))
+            1, round(sum(self.shares[name] * loader.tokens_per_step for name, loader in self.loaders.items()))
         )
 
     def steps_per_task(self, steps: int) -> dict[str, int]:

@@ -107,8 +107,8 @@ def probabilities(reader: Predictor, given: Any, options: ReadOptions = AUTODETE
     else:
         items, alone = to_items(given)
         examples = examples_from_items(reader, items, options.columns)
-    found = np.asarray(reader.predict_examples(examples) if examples else np.zeros((0, len(labels))))
-    return found[0] if alone else found
+    result = np.asarray(reader.predict_examples(examples) if examples else np.zeros((0, len(labels))))
+    return result[0] if alone else result
 
 
 def predict(reader: Predictor, given: Any, options: ReadOptions = AUTODETECT) -> Any:
@@ -123,8 +123,8 @@ def predict(reader: Predictor, given: Any, options: ReadOptions = AUTODETECT) ->
     items, alone = to_items(given)
     examples = examples_from_items(reader, items, options.columns)
     outputs = reader.predict_examples(examples)
-    told = [reader.task.to_json(*pair) for pair in zip(examples, outputs, strict=True)]
-    return told[0] if alone else told
+    answers = [reader.task.to_json(*pair) for pair in zip(examples, outputs, strict=True)]
+    return answers[0] if alone else answers
 
 
 def iter_predictions(
@@ -135,8 +135,8 @@ def iter_predictions(
     records = iter(given) if isinstance(given, Records) else record_reader(reader, given, options)()
     with merge_notices():
         while batch := list(islice(records, ROWS_PER_WRITE)):
-            for record, (told, _) in zip(batch, reader.predict_records(batch), strict=True):
-                yield record, told
+            for record, (answer, _) in zip(batch, reader.predict_records(batch), strict=True):
+                yield record, answer
 
 
 def examples_from_items(reader: Predictor, items: Sequence[Any], columns: str | None = None) -> list[Example]:
@@ -146,7 +146,7 @@ def examples_from_items(reader: Predictor, items: Sequence[Any], columns: str | 
         named = columns or trained_columns(reader.trained.columns, rows[0])
         return reader.task.make_examples(to_records(rows, named), labelled=False)
     texts = [tuple(map(clean_text, (item,) if isinstance(item, str) else item)) for item in items]
-    return [reader.task.example_from_text(each, f"text {number}") for number, each in enumerate(texts, 1)]
+    return [reader.task.example_from_text(parts, f"text {number}") for number, parts in enumerate(texts, 1)]
 
 
 def record_reader(reader: Predictor, path: Path, options: ReadOptions) -> Callable[[], Iterator[Record]]:
@@ -185,8 +185,8 @@ def predict_to_file(
     task, own = reader.task, given.columns if isinstance(given, Records) else options.columns
     rows = OutputLayout(answer_columns(task, form), own or options.columns, checked_records(task, records()))
     answer = lambda batch: [  # noqa: E731
-        rows.row(record, flatten_prediction(task, told, output, form))
-        for record, (told, output) in zip(batch, reader.predict_records(batch), strict=True)
+        rows.row(record, flatten_prediction(task, prediction, output, form))
+        for record, (prediction, output) in zip(batch, reader.predict_records(batch), strict=True)
     ]
     with partial_file(out, source, force=force) as file, merge_notices():
         return write_rows(file, records(), answer, rows.names)
@@ -215,13 +215,13 @@ def has_class_columns(task: Task, form: str) -> bool:
     return form != ".jsonl" and len(task.labels) <= MOST_CLASSES
 
 
-def flatten_prediction(task: Task, told: dict[str, Any], output: Any, form: str) -> dict[str, Any]:
+def flatten_prediction(task: Task, prediction: dict[str, Any], output: Any, form: str) -> dict[str, Any]:
     """An answer as the fields of a row, with the probability of every class."""
-    answer = {name: value for name, value in told.items() if name != "probabilities"}
+    answer = {name: value for name, value in prediction.items() if name != "probabilities"}
     if form != ".jsonl" and isinstance(labels := answer.get("labels"), list):
         answer["labels"] = "|".join(str(csv_cell(label)) for label in labels)
     if (every := task.probabilities(output)) is None:
         return answer
     if has_class_columns(task, form):
-        return answer | {f"probability_{name}": each for name, each in every.items()}
+        return answer | {f"probability_{name}": probability for name, probability in every.items()}
     return answer | {"probabilities": every}

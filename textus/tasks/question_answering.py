@@ -1,10 +1,10 @@
-"""The stretch of a context that answers a question, or that there is none (extractive question answering).
+"""Extractive question answering: the span of a context that answers a question, or no answer.
 
 Fields: `question`, `context`, and `answers`: [{"text", "start"}, …] or {"text": […], "answer_start": […]}, in
-characters; an empty list says that the context has no answer. SQuAD's and CMRC 2018's files are read as they are. A
-context that is longer than the model reads at once is read in windows that overlap (Devlin et al. 2019); a window
-without the whole answer is taught that it has none. An encoder with a third segment (model.segments=3) is told which
-tokens of the context the question has too: little data does not teach it to compare (Chen et al. 2017).
+characters; an empty list: the context has no answer. SQuAD and CMRC 2018 files are read as they are. A context that
+is too long for the model is read in overlapping windows (Devlin et al. 2019); a window without the whole answer is
+trained on "no answer". An encoder with a third segment (model.segments=3) marks the tokens of the context that are also
+in the question, which helps where data is small (Chen et al. 2017).
 
 Shapes: B rows, T positions.
 """
@@ -28,15 +28,14 @@ from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics import spans as measuring
 from textus.models.nn.heads import context_mask, padding_mask, span_scores
-from textus.tasks.base import EncodedExample, Example, InputTemplate, Task
-from textus.tasks.reporting import Floats
+from textus.tasks.base import EncodedExample, Example, InputTemplate, Task, read_field
+from textus.tasks.reporting import Floats, most_confident
 from textus.tokenizers import Tokenizer
 
 MAX_SHIFT = 5
-"""Characters an answer may stand beside where its row says."""
+"""Characters by which the given start of an answer may be off."""
 ELSEWHERE = -1
-"""The start of an answer that does not stand in the context word for word: it is measured by, not learnt."""
-SHOWN = 10
+"""The start of an answer that is not literally in the context: used for evaluation, not for training."""
 N_LIKELY = 200
 """Spans over which an expected F1 is taken."""
 
@@ -45,11 +44,10 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class QuestionAnsweringSettings:
-    """`longest`: ids of a window, question and context together (0: as many as the model's context holds); `stride`:
-    how far a window begins after the one before, at most half of what it holds of the context; `longest_answer` in
-    tokens; `no_answer`: whether "there is none" may be answered (set where the data to learn from has such rows);
-    `answer`: the likeliest span, or the one that has most in common with all spans that are likely, which is longer
-    where the model is not sure; `dropout` of the states the head reads.
+    """`longest`: ids of a window, question and context together (0: the model's context); `stride`: tokens from one
+    window to the next, at most half of its part of the context; `longest_answer` in tokens; `no_answer`: whether the
+    model may answer that there is none (set if training rows have no answer); `answer`: the likeliest span, or the one
+    with the highest expected F1, which is longer where the model is unsure; `dropout` of the head's input.
     """
 
     longest: int = 384
@@ -62,7 +60,7 @@ class QuestionAnsweringSettings:
 
 @dataclass(frozen=True)
 class GoldAnswers:
-    """The right answers: as texts (none: the context has no answer), and the stretches of the context they stand at."""
+    """The right answers as texts (none: the context has no answer) and as spans of the context, in characters."""
 
     texts: tuple[str, ...]
     spans: tuple[Span, ...]
@@ -77,8 +75,8 @@ class QuestionExample(Example):
 
 @dataclass(frozen=True)
 class Window:
-    """What a row was made of: the number of its example, the position of the first token of the context in it, and the
-    characters of the context that each of its tokens stands for.
+    """The origin of a row: the number of its example, the position of its first context token, and the span of the
+    context, in characters, of each context token.
     """
 
     example: int
@@ -88,8 +86,8 @@ class Window:
 
 @dataclass(frozen=True)
 class SpanPrediction:
-    """The best span of a context, in characters, its log-probability (or of all spans, times its expected F1) over that
-    of "no answer", and the probabilities of both among all spans of all windows; windows that agree on the span add up.
+    """The best span of a context, in characters; `margin`: its log-probability (or that of all spans, times its
+    expected F1) over that of "no answer"; the probabilities of both among all spans of all windows.
     """
 
     span: Span
@@ -180,35 +178,35 @@ class QuestionAnswering(Task):
     def encode(
         self, examples: Sequence[Example], tokenizer: Tokenizer, template: InputTemplate
     ) -> list[EncodedExample]:
-        if wrong := [each for each in examples if len(each.texts) != 2]:
+        if wrong := [example for example in examples if len(example.texts) != 2]:
             raise UsageError(
                 "wrong_number_of_texts",
                 f"{wrong[0].where}: give two texts, a question and the context that answers it",
             )
-        contexts = list(dict.fromkeys(each.texts[1] for each in examples))
+        contexts = list(dict.fromkeys(example.texts[1] for example in examples))
         read = dict(zip(contexts, tokenizer.encode_with_offsets(contexts), strict=True))
-        questions = tokenizer.encode_batch([each.texts[0] for each in examples])
+        questions = tokenizer.encode_batch([example.texts[0] for example in examples])
         rows: list[EncodedExample] = []
-        told: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
             ids, places = read[example.texts[1]]
-            span = self.answer_tokens(example, places, told)
-            asked, holds = split_window(question, len(ids), template)
-            told["cut"] += len(asked) < len(question)
+            span = self.answer_tokens(example, places, counts)
+            kept, holds = split_window(question, len(ids), template)
+            counts["cut"] += len(kept) < len(question)
             for start in window_starts(len(ids), holds, self.settings.stride):
                 window = slice(start, start + holds)
-                row, first = encode_window(asked, ids[window], template)
+                row, first = encode_window(kept, ids[window], template)
                 label = (
                     None
                     if span is None
                     else answer_positions(span, start, len(ids[window]), first, len(row.ids))
                 )
                 rows.append(replace(row, label=label, meta=Window(number, first, places[window])))
-        self.report_encoding(told, len(examples), template)
+        self.report_encoding(counts, len(examples), template)
         return rows
 
-    def answer_tokens(self, example: Example, places: list[Span], told: Counter[str]) -> Span | None:
-        """The first and last token of the answer most often given, (-1, -1) where there is none; None: not known."""
+    def answer_tokens(self, example: Example, places: list[Span], counts: Counter[str]) -> Span | None:
+        """The first and last token of the most frequent answer; (-1, -1): no answer; None: unknown."""
         gold = example.label
         if gold is None or (gold.texts and not gold.spans):
             return None
@@ -217,26 +215,26 @@ class QuestionAnswering(Task):
         begin, end = Counter(gold.spans).most_common(1)[0][0]
         inside = [at for at, (low, high) in enumerate(places) if low < high and low < end and high > begin]
         if not inside:
-            told["without a token"] += 1
+            counts["without a token"] += 1
             return None
         first, last = inside[0], inside[-1]
         tokens = strip_span(example.texts[1], (places[first][0], places[last][1]))[0]
-        told["through a token"] += tokens != example.texts[1][begin:end].strip()
-        told["too long"] += last - first >= self.settings.longest_answer
+        counts["through a token"] += tokens != example.texts[1][begin:end].strip()
+        counts["too long"] += last - first >= self.settings.longest_answer
         return first, last
 
-    def report_encoding(self, told: Counter[str], n: int, template: InputTemplate) -> None:
-        """What reading changed or could not do."""
-        said = {
+    def report_encoding(self, counts: Counter[str], n: int, template: InputTemplate) -> None:
+        """Report what was truncated or cannot be trained on."""
+        messages = {
             "cut": f"questions are longer than half of {template.max_length} tokens: their ends are not read",
-            "without a token": "answers have no token of their own: they are not learnt",
-            "through a token": "answers begin or end within a token: they are learnt as whole tokens",
+            "without a token": "answers have no token of their own: they are not trained on",
+            "through a token": "answers begin or end within a token: they are trained on as whole tokens",
             "too long": f"answers are longer than {self.settings.longest_answer} tokens, the most an answer may have:"
             " set task.longest_answer to more",
         }
-        for name, what in said.items():
-            if told[name]:
-                log_notice(told[name], " of ", n, f" {what}")
+        for name, what in messages.items():
+            if counts[name]:
+                log_notice(counts[name], " of ", n, f" {what}")
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         return torch.tensor(labels)  # (B, 2)
@@ -244,16 +242,16 @@ class QuestionAnswering(Task):
     # ── answers ────────────────────────────────────────────────────────────────────────────────
 
     def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
-        """Of each row the first and last position of its best span, then log-odds against no answer: how good that
-        span is, its own, and those of all spans together.
+        """For each row the first and last position of its best span, then log-odds against no answer: the margin of
+        `SpanPrediction`, that of the span, and that of all spans together.
         """
         longest = self.settings.longest_answer
         scores = span_scores(head(hidden, context_mask(batch)), longest)  # (B, T, T)
-        each = torch.arange(len(scores), device=scores.device)
+        row_numbers = torch.arange(len(scores), device=scores.device)
         closing = padding_mask(hidden, batch.mask).sum(1) - 1  # (B,)
-        none = scores[each, closing, closing].clone()
-        scores[each, closing] = float("-inf")
-        scores[each, :, closing] = float("-inf")
+        none = scores[row_numbers, closing, closing].clone()
+        scores[row_numbers, closing] = float("-inf")
+        scores[row_numbers, :, closing] = float("-inf")
         total = scores.flatten(1).logsumexp(1)
         if self.settings.answer == "likeliest":
             best, place = scores.flatten(1).max(1)
@@ -262,7 +260,7 @@ class QuestionAnswering(Task):
         else:
             value, first, last = best_expected_f1(scores, longest)
             best = total + value.log()
-        odds = torch.stack([best, scores[each, first, last], total], 1) - none[:, None]
+        odds = torch.stack([best, scores[row_numbers, first, last], total], 1) - none[:, None]
         return list(zip(first.tolist(), last.tolist(), *odds.double().cpu().T.tolist(), strict=True))
 
     def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
@@ -286,65 +284,57 @@ class QuestionAnswering(Task):
             answers.append(SpanPrediction(span, margin, float(np.exp(alike - every)), none))
         return answers
 
-    def answer(self, example: Example, found: SpanPrediction) -> tuple[str, Span | None]:
-        """The answer, without blanks around it, and where it stands; "" where there is likelier none."""
-        if found.margin < 0 and (self.settings.no_answer or found.span == (0, 0)):
+    def answer(self, example: Example, prediction: SpanPrediction) -> tuple[str, Span | None]:
+        """The answer, stripped, and its span; "" and None if no answer is likelier."""
+        if prediction.margin < 0 and (self.settings.no_answer or prediction.span == (0, 0)):
             return "", None
-        return strip_span(example.texts[1], found.span)
+        return strip_span(example.texts[1], prediction.span)
 
     def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
-        ruler = measuring.answer_style([each.texts[1] for each in examples])
-        golds = [each.label.texts for each in examples]
-        said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
-        found = measuring.answer_scores(said, golds, ruler, intervals=intervals)
+        style = measuring.answer_style([example.texts[1] for example in examples])
+        golds = [example.label.texts for example in examples]
+        answers = [self.answer(example, output)[0] for example, output in zip(examples, outputs, strict=True)]
+        scores = measuring.answer_scores(answers, golds, style, intervals=intervals)
         if not intervals:
-            return found
+            return scores
         if self.settings.no_answer and not all(golds):
             best = [
-                strip_span(each.texts[1], output.span)[0]
-                for each, output in zip(examples, outputs, strict=True)
+                strip_span(example.texts[1], output.span)[0]
+                for example, output in zip(examples, outputs, strict=True)
             ]
             f1 = [
-                measuring.score_answer(text, right, ruler)[1] for text, right in zip(best, golds, strict=True)
+                measuring.score_answer(text, right, style)[1] for text, right in zip(best, golds, strict=True)
             ]
             margins = np.clip([-output.margin for output in outputs], -1e9, 1e9)
             known = np.asarray([bool(right) for right in golds])
             value, threshold = measuring.best_threshold(np.asarray(f1), known, margins)
-            found |= {"best_f1": value, "best_threshold": threshold}
-        found["mistakes"] = self.mistakes(examples, outputs, said, ruler)
-        return found
+            scores |= {"best_f1": value, "best_threshold": threshold}
+        scores["mistakes"] = self.mistakes(examples, outputs, answers, style)
+        return scores
 
     def per_example_metric(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
-        ruler = measuring.answer_style([each.texts[1] for each in examples])
-        said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
-        pairs = zip(said, examples, strict=True)
+        style = measuring.answer_style([example.texts[1] for example in examples])
+        answers = [self.answer(example, output)[0] for example, output in zip(examples, outputs, strict=True)]
+        pairs = zip(answers, examples, strict=True)
         return "f1", np.asarray(
-            [measuring.score_answer(text, each.label.texts, ruler)[1] for text, each in pairs]
+            [measuring.score_answer(text, example.label.texts, style)[1] for text, example in pairs]
         )
 
     def mistakes(
-        self, examples: Sequence[Example], outputs: Sequence[SpanPrediction], said: list[str], ruler: str
+        self, examples: Sequence[Example], outputs: Sequence[SpanPrediction], answers: list[str], style: str
     ) -> list[dict[str, Any]]:
-        """The answers without anything right in them that were given with most confidence, first."""
-        sure = [
-            each.probability if text else each.no_answer_probability
-            for each, text in zip(outputs, said, strict=True)
-        ]
-        wrong = [
-            at
-            for at, (text, each) in enumerate(zip(said, examples, strict=True))
-            if measuring.score_answer(text, each.label.texts, ruler)[1] == 0
-        ]
-        wrong.sort(key=lambda at: -sure[at])
-        return [
+        """The answers of F1 0 that were given with most confidence, first."""
+        return most_confident(
             {
-                "text": examples[at].texts[0][:300], "label": " | ".join(dict.fromkeys(examples[at].label.texts)),
-                "where": examples[at].where, "answer": said[at], "probability": round(sure[at], 4),
+                "text": example.texts[0][:300], "label": " | ".join(dict.fromkeys(example.label.texts)),
+                "where": example.where, "answer": text,
+                "probability": output.probability if text else output.no_answer_probability,
             }
-            for at in wrong[:SHOWN]
-        ]  # fmt: skip
+            for example, output, text in zip(examples, outputs, answers, strict=True)
+            if measuring.score_answer(text, example.label.texts, style)[1] == 0
+        )  # fmt: skip
 
     def answer_columns(self) -> list[str]:
         none = ["no_answer_probability"] if self.settings.no_answer else []
@@ -353,39 +343,35 @@ class QuestionAnswering(Task):
     def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         text, span = self.answer(example, output)
         start, end = span or (None, None)
-        found = {"answer": text, "start": start, "end": end}
-        found["probability"] = round(output.no_answer_probability if span is None else output.probability, 6)
-        return (
-            {**found, "no_answer_probability": round(output.no_answer_probability, 6)}
-            if self.settings.no_answer
-            else found
-        )
+        result = {"answer": text, "start": start, "end": end}
+        result["probability"] = round(output.no_answer_probability if span is None else output.probability, 6)
+        if self.settings.no_answer:
+            result["no_answer_probability"] = round(output.no_answer_probability, 6)
+        return result
 
 
 def best_expected_f1(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row of `span_scores` (B, T, T): the highest expected F1 of a span, in tokens, over the `LIKELY` likeliest
-    spans, and the first and last position of the span that has it (B,).
+    """For each row of `span_scores` (B, T, T) the highest expected F1 of a span, in tokens, over the `N_LIKELY`
+    likeliest spans, and the first and last position of that span (B,).
     """
     time = scores.shape[1]
-    steps = torch.arange(
-        max(time, longest), device=scores.device
-    ).int()  # narrow: a row has millions of pairs
-    found = []
+    # int32: a row has millions of pairs
+    steps = torch.arange(max(time, longest), device=scores.device).int()
+    best = []
     for row in scores:
         chances, places = row.flatten().softmax(0).topk(min(N_LIKELY, time * time))
         places, chances = places[chances > 0].int(), chances[chances > 0]
         first, last = places // time, places % time
-        low, high = (
-            (int(first.min()), int(last.max())) if len(places) else (0, 0)
-        )  # outside nothing is in common
+        # spans outside have no token in common with the likely ones
+        low, high = (int(first.min()), int(last.max())) if len(places) else (0, 0)
         starts = steps[low : high + 1, None, None]
         ends = (starts + steps[:longest, None]).clamp(max=high)  # (starts, longest, 1)
         common = torch.minimum(ends, last).sub_(torch.maximum(starts, first)).add_(1).clamp_(min=0)
         f1 = 2 * common / (ends - starts + last - first + 2) @ (chances / chances.sum())
         possible = row[low : high + 1].gather(1, ends[..., 0].long()) > float("-inf")
         value, place = f1.masked_fill(~possible, 0).flatten().max(0)
-        found.append(torch.stack([value, low + place // longest, ends.flatten()[place]]))
-    values, first, last = torch.stack(found).T
+        best.append(torch.stack([value, low + place // longest, ends.flatten()[place]]))
+    values, first, last = torch.stack(best).T
     return values, first.long(), last.long()
 
 
@@ -393,23 +379,21 @@ def best_expected_f1(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tens
 
 
 def split_window(question: list[int], n_context: int, template: InputTemplate) -> tuple[list[int], int]:
-    """What is read of a question (at most half of what a window holds, where the context is long), and how many tokens
-    of the context a window then holds.
-    """
+    """The question, cut to half of a window where the context is long, and how many context tokens a window holds."""
     if template.max_length is None:
         return question, max(1, n_context)
-    room = template.max_length - len(template.begin) - 1 - template.n_separators
-    if room < 2:
+    max_ids = template.max_length - len(template.begin) - 1 - template.n_separators
+    if max_ids < 2:
         raise UsageError(
             "out_of_range",
             f"a window of {template.max_length} ids holds no context: set task.longest to more",
         )
-    target_positions = question[: max(room - n_context, room - room // 2)]
-    return target_positions, room - len(target_positions)
+    kept = question[: max(max_ids - n_context, max_ids - max_ids // 2)]
+    return kept, max_ids - len(kept)
 
 
 def window_starts(n: int, holds: int, stride: int) -> range:
-    """Where the windows of `n` tokens begin: neighbours share at least half of what a window holds."""
+    """The starts of the windows on `n` tokens; neighbours share at least half of their tokens."""
     step = min(stride, max(1, holds // 2))
     return range(0, max(1, n - holds + step), step)
 
@@ -421,13 +405,13 @@ def encode_window(
     ids, segments, _ = replace(template, max_length=None).apply([question, context])
     first = len(ids) - len(context) - 1
     if template.n_segments > 2:
-        segments[first:-1] = [1 + (each in question) for each in context]
+        segments[first:-1] = [1 + (id_ in question) for id_ in context]
     return EncodedExample(ids, segments), first
 
 
 def answer_positions(span: Span, start: int, n: int, first: int, length: int) -> list[int]:
-    """The positions of an answer in a row of `length` whose part of the context, `n` tokens from the `start`-th on,
-    begins at `first`; the closing id where that part does not hold it whole.
+    """The positions of an answer in a row of `length` ids, whose `n` context tokens from `start` on begin at position
+    `first`; those of the closing id if the row does not have the whole answer.
     """
     if start <= span[0] and span[1] < start + n:
         return [at - start + first for at in span]
@@ -438,22 +422,16 @@ def answer_positions(span: Span, start: int, n: int, first: int, length: int) ->
 
 
 def strip_span(context: str, span: Span) -> tuple[str, Span]:
-    """The text of a span without blanks around it, and where that stands."""
+    """The text of a span, stripped, and the span of that."""
     text = context[slice(*span)]
     start = span[0] + len(text) - len(text.lstrip())
     return text.strip(), (start, start + len(text.strip()))
 
 
 def read_question(record: Record) -> tuple[str, str]:
-    """The question and its context. Raises DataError where one is not there, or is no text."""
+    """The question and its context. Raises DataError where one is missing or no string."""
     for name in ("question", "context"):
-        if name not in record.values:
-            shown = ", ".join(map(repr, list(record.values)[:30]))
-            raise DataError(
-                "column_not_found",
-                f"{record.where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN",
-            )
-        value = record.values[name]
+        value = read_field(record, name)
         if not isinstance(value, str):
             raise DataError(
                 "invalid_row",
@@ -463,12 +441,8 @@ def read_question(record: Record) -> tuple[str, str]:
 
 
 def read_answers(record: Record) -> list[tuple[str, int]]:
-    """Each answer's text and start as the row has them. Raises DataError for anything else."""
-    where = record.where
-    if "answers" not in record.values:
-        shown = ", ".join(map(repr, list(record.values)[:30]))
-        raise DataError("column_not_found", f"{where} has no field 'answers'; it has {shown}")
-    value = record.values["answers"]
+    """The text and start of each answer. Raises DataError for anything else."""
+    where, value = record.where, read_field(record, "answers")
     if isinstance(value, dict):
         texts, starts = (value.get(name) for name in ("text", "answer_start"))
         if not (isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)):
@@ -480,40 +454,41 @@ def read_answers(record: Record) -> list[tuple[str, int]]:
     if not isinstance(value, list):
         raise DataError(
             "invalid_row",
-            f"{where}: answers is {value!r}; give a list of {{'text', 'start'}}, empty where there is none",
+            f"{where}: answers is {value!r}; give a list of {{'text', 'start'}}, empty for no answer",
         )
-    found = []
-    for each in value:
-        text = each.get("text") if isinstance(each, dict) else None
-        start = each.get("start", each.get("answer_start")) if isinstance(each, dict) else None
+    answers = []
+    for answer in value:
+        text = answer.get("text") if isinstance(answer, dict) else None
+        start = answer.get("start", answer.get("answer_start")) if isinstance(answer, dict) else None
         if not isinstance(text, str) or not text.strip() or type(start) is not int:
             raise DataError(
-                "invalid_row", f"{where}: the answer {each!r} is not a text and the character it starts at"
+                "invalid_row", f"{where}: the answer {answer!r} is not a text and the character it starts at"
             )
-        found.append((text, start))
-    return found
+        answers.append((text, start))
+    return answers
 
 
-def locate_answers(record: Record, context: str, answer: Counter[str]) -> GoldAnswers:
-    """The right answers of a row, each looked up in the context. DataError for one that is not near its start."""
+def locate_answers(record: Record, context: str, counts: Counter[str]) -> GoldAnswers:
+    """The right answers of a row, looked up in the context. DataError for one that is not near its start."""
     given = read_answers(record)
-    found: list[Span] = []
+    spans: list[Span] = []
     for text, start in given:
         near = (start + by for by in sorted(range(-MAX_SHIFT, MAX_SHIFT + 1), key=abs))
-        at = next((each for each in near if each >= 0 and context.startswith(text, each)), None)
+        at = next((place for place in near if place >= 0 and context.startswith(text, place)), None)
         if start == ELSEWHERE:
-            answer["nowhere"] += 1
+            counts["nowhere"] += 1
         elif at is None and (once := context.find(text)) >= 0 and context.rfind(text) == once:
-            answer["elsewhere"] += 1
-            found.append((once, once + len(text)))
+            counts["elsewhere"] += 1
+            spans.append((once, once + len(text)))
         elif at is None:
             raise DataError(
                 "invalid_span",
-                f"{record.where}: the answer {text!r} does not stand at {start} of the context, where there is"
-                f" {context[max(0, start) :][:30]!r}; mend the row (start {ELSEWHERE} for an answer in other words)",
+                f"{record.where}: the answer {text!r} is not at {start} of the context, which has"
+                f" {context[max(0, start) :][:30]!r} there; correct the row (start {ELSEWHERE} for an answer in other"
+                " words)",
             )
         else:
-            answer["moved"] += at != start
-            found.append((at, at + len(text)))
-    answer["untrained"] += bool(given) and not found
-    return GoldAnswers(tuple(text for text, _ in given), tuple(found))
+            counts["moved"] += at != start
+            spans.append((at, at + len(text)))
+    counts["untrained"] += bool(given) and not spans
+    return GoldAnswers(tuple(text for text, _ in given), tuple(spans))

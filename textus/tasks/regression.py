@@ -79,30 +79,30 @@ class Regression(Task):
         if both := set(targets) & set(numeric):
             raise UsageError("duplicate_column", f"{both.pop()!r} is both to be found and read; name it once")
         rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
-        found, beside = (
+        labels, numbers = (
             np.asarray(column) for column in zip(*((row.label, row.numbers) for row in rows), strict=True)
         )
-        for name, column in zip(targets, found.T, strict=True):
+        for name, column in zip(targets, labels.T, strict=True):
             if len(column) and np.ptp(column) == 0:
                 raise DataError(
                     "one_class",
                     f"all {len(records):,} rows have the {name} {column[0]:g}: nothing is to be learnt",
                 )
-        scales = fit_scale(numeric, beside, "number_")
+        scales = fit_scale(numeric, numbers, "number_")
         if settings.kind == "number":
-            return cls(settings, targets, {**fit_scale(targets, found, ""), **scales})
+            return cls(settings, targets, {**fit_scale(targets, labels, ""), **scales})
         if len(targets) > 1:
             raise UsageError(
                 "incompatible_settings",
                 f"task.targets={settings.targets}: ratings are of one field; name one",
             )
-        if len(ratings := np.unique(found)) > MOST_RATINGS:
+        if len(ratings := np.unique(labels)) > MOST_RATINGS:
             raise DataError(
                 "not_classes",
                 f"{len(ratings):,} different ratings, such as {ratings[0]:g} and {ratings[1]:g}: for numbers leave"
                 " task.kind=ordinal out",
             )
-        return cls(settings, [rating_name(each) for each in ratings], scales)
+        return cls(settings, [rating_name(rating) for rating in ratings], scales)
 
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
         examples = super().make_examples(records, labelled=labelled)
@@ -142,7 +142,7 @@ class Regression(Task):
 
     def check_validation_set(self, examples: Sequence[Example]) -> None:
         for place in range(len(examples[0].label) if examples else 0):
-            if len({each.label[place] for each in examples}) < 2:
+            if len({example.label[place] for example in examples}) < 2:
                 raise DataError(
                     "one_class",
                     f"all {len(examples):,} rows to choose by have the number {examples[0].label[place]:g}: how good"
@@ -181,18 +181,21 @@ class Regression(Task):
     def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
-        gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
+        gold, predicted = (
+            np.asarray([example.label for example in examples], dtype=np.float64),
+            np.stack(outputs),
+        )
         if self.ordinal:
-            told = self.rating_scores(gold[:, 0], found, intervals)
+            scores = self.rating_scores(gold[:, 0], predicted, intervals)
         elif len(self.labels) == 1:
-            told = regression.regression_scores(gold[:, 0], found[:, 0], "r2", intervals=intervals)
+            scores = regression.regression_scores(gold[:, 0], predicted[:, 0], "r2", intervals=intervals)
         else:
-            told = regression.multi_target_scores(gold, found, self.labels, intervals=intervals)
+            scores = regression.multi_target_scores(gold, predicted, self.labels, intervals=intervals)
         if intervals and not self.ordinal and len(self.labels) == 1:
-            told["mistakes"] = largest_errors(examples, gold[:, 0], found[:, 0])
-        if undefined := told.get("undefined"):
+            scores["mistakes"] = largest_errors(examples, gold[:, 0], predicted[:, 0])
+        if undefined := scores.get("undefined"):
             log_notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
-        return told
+        return scores
 
     def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray, intervals: bool) -> dict[str, Any]:
         """Figures of ratings; one that was never seen has its place among the others."""
@@ -202,26 +205,30 @@ class Regression(Task):
         self, gold: np.ndarray, probabilities: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The places of what is right and of what is answered among all ratings, and these."""
-        known = np.asarray([float(each) for each in self.labels])
+        known = np.asarray([float(label) for label in self.labels])
         ratings = np.unique([*known, *gold])
-        guess = known[[median_rating(each) for each in probabilities]]
-        truth, said = (np.searchsorted(ratings, each) for each in (gold, guess))
-        return truth, said, ratings
+        guess = known[[median_rating(row) for row in probabilities]]
+        truth, answered = (np.searchsorted(ratings, values) for values in (gold, guess))
+        return truth, answered, ratings
 
     def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[np.ndarray], float]]:
-        gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
+        gold, predicted = (
+            np.asarray([example.label for example in examples], dtype=np.float64),
+            np.stack(outputs),
+        )
         if self.ordinal:
             name, figures = (
                 "quadratic_kappa",
-                regression.rating_metrics(*self.rating_ranks(gold[:, 0], found)),
+                regression.rating_metrics(*self.rating_ranks(gold[:, 0], predicted)),
             )
             return name, lambda weights: figures(weights)[name]
-        each = [
-            regression.regression_metrics(truth, said) for truth, said in zip(gold.T, found.T, strict=True)
+        per_target = [
+            regression.regression_metrics(truth, guess)
+            for truth, guess in zip(gold.T, predicted.T, strict=True)
         ]
-        return "r2", lambda weights: float(np.mean([one(weights)["r2"] for one in each]))
+        return "r2", lambda weights: float(np.mean([one(weights)["r2"] for one in per_target]))
 
     def answer_columns(self) -> list[str]:
         if self.ordinal:
@@ -261,7 +268,7 @@ def median_rating(probabilities: np.ndarray) -> int:
 
 def split_names(names: str) -> list[str]:
     """Names with commas between."""
-    return [each.strip() for each in names.split(",") if each.strip()]
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def rating_name(number: float) -> str:

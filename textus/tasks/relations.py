@@ -1,10 +1,9 @@
-"""What joins two entities of a text: triples of head, relation and tail.
+"""Relation extraction: triples of head entity, relation and tail entity.
 
-Fields: see `textus.tasks.relation_data`. Every ordered pair of entities is a row of its own, in which head and tail
-stand between marks with their types (typed entity markers; Zhou and Chen 2021); it has one relation or none. Not
-asked, and answered with none, are pairs of types that no relation joined in the rows learnt from, and pairs with more
-than `reach` entities from one to the other, so that the work grows with the entities, not with their square. Of a
-text that is longer than the model reads at once, what stands around the pair is read.
+Fields: see `textus.tasks.relation_data`. Every ordered pair of entities is a row, in which typed markers enclose head
+and tail (Zhou and Chen 2021); it has one relation or none. The model does not see pairs of types that had no relation
+in training, nor pairs more than `reach` entities apart, so that the work grows with the number of entities, not with
+its square: their answer is "none". Of a text that is too long for the model, the part around the pair is read.
 """
 
 from __future__ import annotations
@@ -38,22 +37,21 @@ from textus.tasks.relation_data import (
     mark_pair,
     parse_relation_example,
 )
-from textus.tasks.reporting import Floats
+from textus.tasks.reporting import Floats, most_confident
 from textus.tasks.token_data import ENTITY_FIELDS
 from textus.tokenizers import Tokenizer
 
 MOST_RELATIONS = 1000
-SHOWN = 10
 MIN_WINDOW = 16
 """Ids a pair needs to be marked at all."""
 
 
 @dataclass(frozen=True)
 class RelationsSettings:
-    """`negatives`: share of the pairs without a relation that is learnt from, drawn once; `reach`: entities from one of
-    a pair to the other at most; `none`: what rows call a pair without a relation, if they name it; `pooling` and
-    `dropout` of the states the head reads; `longest`: ids of a text that are read around a pair (0: as many as the
-    model's context holds). `seen` is counted, not set: of each type of head and of tail, how often which relation.
+    """`negatives`: share of the pairs without a relation to train on, sampled once; `reach`: how many entities apart a
+    pair may be; `no_relation_label`: the label of a pair without a relation, if rows have one; `pooling` and `dropout`
+    of the head's input; `longest`: ids that are read around a pair (0: the model's context). `seen` is counted, not
+    set: head type → tail type → relation → count.
     """
 
     negatives: float = 1.0
@@ -75,7 +73,7 @@ class RelationsSettings:
 
 @dataclass(frozen=True)
 class RelationPrediction:
-    """The answer to one pair: the number of its relation (0: none), and how probable that is."""
+    """The relation of one pair as a number (0: none), and its probability."""
 
     head: int
     tail: int
@@ -125,9 +123,8 @@ class Relations(Task):
                 seen.setdefault(head, {}).setdefault(tail, {})[name] = n
         task.settings = replace(settings, seen=seen)
         totals = Counter[str]()
-        for tails in seen.values():
-            for each in tails.values():
-                totals.update(each)
+        for (head, tail, name), n in counts.items():
+            totals[name] += n * ((head, tail) in joined)
         task.label_counts = [totals[name] for name in task.labels]
         return task
 
@@ -165,25 +162,22 @@ class Relations(Task):
         if example.marked_pairs is not None:
             yield from example.marked_pairs
             return
-        order = sorted(range(len(example.entities)), key=lambda each: example.entities[each][1:])
+        order = sorted(range(len(example.entities)), key=lambda number: example.entities[number][1:])
         for at, head in enumerate(order):
-            for other in range(
-                max(0, at - self.settings.reach), min(len(order), at + self.settings.reach + 1)
-            ):
-                if other != at:
-                    yield head, order[other]
+            near = order[max(0, at - self.settings.reach) : at + self.settings.reach + 1]
+            yield from ((head, tail) for tail in near if tail != head)
 
     def types(self, example: RelationExample, head: int, tail: int) -> tuple[str, str]:
         """The types of a pair."""
         return example.entities[head][0], example.entities[tail][0]
 
     def seen_type_pair(self, example: RelationExample, head: int, tail: int) -> bool:
-        """Whether a relation joined such types in the rows learnt from."""
-        one, other = self.types(example, head, tail)
-        return other in self.settings.seen.get(one, {})
+        """Whether these types had a relation in training."""
+        head_type, tail_type = self.types(example, head, tail)
+        return tail_type in self.settings.seen.get(head_type, {})
 
     def scored_pairs(self, example: RelationExample) -> list[tuple[int, int]]:
-        """The pairs of a text that are put to the model."""
+        """The pairs of a text that the model scores."""
         return [pair for pair in self.candidate_pairs(example) if self.seen_type_pair(example, *pair)]
 
     def relation(self, example: RelationExample, head: int, tail: int) -> str:
@@ -192,8 +186,8 @@ class Relations(Task):
         return next(held, self.settings.no_relation_label)
 
     def gold(self, example: RelationExample) -> list[Triple]:
-        """The triples of a text that are to be found."""
-        return [each for each in example.label if each[0] != self.settings.no_relation_label]
+        """The right triples of a text."""
+        return [triple for triple in example.label if triple[0] != self.settings.no_relation_label]
 
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
@@ -210,28 +204,28 @@ class Relations(Task):
             log_notice(n, " triples have a mention that does not occur in their text: they are left out")
         if not labelled:
             return [row if row.label is None else replace(row, label=None) for row in rows]
-        told: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for row in rows:
-            asked = set(self.scored_pairs(row))
+            scored = set(self.scored_pairs(row))
             pairs = [tuple(pair) for _, *pair in self.gold(row)]
-            told["several"] += len(pairs) - len(set(pairs))
-            told["lost"] += sum(pair not in asked for pair in pairs)
-            told["alone"] += len(row.entities) < 2
+            counts["several"] += len(pairs) - len(set(pairs))
+            counts["lost"] += sum(pair not in scored for pair in pairs)
+            counts["alone"] += len(row.entities) < 2
         names = (name for row in rows for name, _, _ in self.gold(row))
         report_unseen("relations", names, self.index, "count as missed")
-        said = {
-            "several": "relations join a pair that has another: one is learnt, the others count as missed",
-            "lost": f"relations join types that none joined in training, or lie more than {self.settings.reach}"
-            " entities apart (task.reach): they are not asked, and count as missed",
-            "alone": f"of {len(rows):,} rows have no two entities, so no pair",
+        messages = {
+            "several": "relations are of a pair that has another: one is trained on, the others count as missed",
+            "lost": f"relations are between types without a relation in training, or more than {self.settings.reach}"
+            " entities apart (task.reach): they are not scored, and count as missed",
+            "alone": f"of {len(rows):,} rows have fewer than two entities, so no pair",
         }
-        for name, what in said.items():
-            if told[name]:
-                log_notice(f"{told[name]:,} {what}")
+        for name, what in messages.items():
+            if counts[name]:
+                log_notice(f"{counts[name]:,} {what}")
         return list(rows)
 
     def check_validation_set(self, examples: Sequence[Example]) -> None:
-        if not any(self.gold(each) for each in examples if isinstance(each, RelationExample)):
+        if not any(self.gold(example) for example in examples if isinstance(example, RelationExample)):
             raise DataError(
                 "no_labels",
                 f"none of the {len(examples):,} rows to choose by has a relation; give others with --dev",
@@ -243,11 +237,14 @@ class Relations(Task):
         return kind, 20_000 if kind in ("word", "char") else 4000
 
     def tokenizer_texts(self, examples: Sequence[Example]) -> list[str]:
-        """The texts, and marks with every type as often as there are entities of it."""
+        """The texts, and the markers of every entity."""
         texts = super().tokenizer_texts(examples)
         blank = " " if has_blanks(texts) else ""
         kinds = [
-            kind for each in examples if isinstance(each, RelationExample) for kind, _, _ in each.entities
+            kind
+            for example in examples
+            if isinstance(example, RelationExample)
+            for kind, _, _ in example.entities
         ]
         return [*texts, *("".join(entity_marker(role, kind, blank)) for kind in kinds for role in (0, 1))]
 
@@ -261,33 +258,35 @@ class Relations(Task):
     def encode(
         self, examples: Sequence[Example], tokenizer: Tokenizer, template: InputTemplate
     ) -> list[EncodedExample]:
-        given = [each for each in examples if isinstance(each, RelationExample)]
+        given = [example for example in examples if isinstance(example, RelationExample)]
         marks = self.encode_markers(given, tokenizer, template)
-        cuts = [cut_points(each) for each in given]
-        texts = [each.text[a:b] for each, cut in zip(given, cuts, strict=True) for a, b in pairwise(cut)]
+        cuts = [cut_points(example) for example in given]
+        texts = [
+            example.text[a:b] for example, cut in zip(given, cuts, strict=True) for a, b in pairwise(cut)
+        ]
         flat = iter(tokenizer.encode_batch(texts))
         rows: list[EncodedExample] = []
-        told: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for number, (example, cut) in enumerate(zip(given, cuts, strict=True)):
             pieces = SubwordPieces(tuple(cut), tuple(tuple(next(flat)) for _ in cut[1:]))
             pairs = self.scored_pairs(example)
             n = len(example.entities)
-            told["all"] += n * (n - 1) if example.marked_pairs is None else len(example.marked_pairs)
-            told["asked"] += len(pairs)
-            told["far"] += (
+            counts["all"] += n * (n - 1) if example.marked_pairs is None else len(example.marked_pairs)
+            counts["scored"] += len(pairs)
+            counts["far"] += (
                 0 if example.marked_pairs else n * (n - 1) - sum(1 for _ in self.candidate_pairs(example))
             )
             rows += [
                 self.pair_row(example, pieces, pair, marks, template=template, number=number)
                 for pair in pairs
             ]
-            if not pairs:  # answered with nothing, by a row that nothing is learnt from
+            if not pairs:  # a row without a label, so that the example has an (empty) output
                 ends = [*template.begin, template.end_id]
                 rows.append(
                     EncodedExample(ends, [0] * len(ends), meta=(number, None, False), numbers=(0.0, 0.0))
                 )
-        told["through"] = sum(row.meta[2] for row in rows)
-        self.report_pairs(told, len(given), template)
+        counts["through"] = sum(row.meta[2] for row in rows)
+        self.report_pairs(counts, len(given), template)
         return rows
 
     def pair_row(
@@ -302,14 +301,14 @@ class Relations(Task):
     ) -> EncodedExample:
         """One pair of an example as ids."""
         signs = [marks[role, kind] for role, kind in enumerate(self.types(example, *pair))]
-        room = None if template.max_length is None else template.max_length - len(template.begin) - 1
-        if room is not None and room < MIN_WINDOW:
+        max_ids = None if template.max_length is None else template.max_length - len(template.begin) - 1
+        if max_ids is not None and max_ids < MIN_WINDOW:
             raise UsageError(
                 "out_of_range",
                 f"a pair and its marks do not fit in {template.max_length} ids; set task.longest to 32 or more",
             )
-        ids, spans = mark_pair(example, pieces, pair, signs, room)
-        ids, places, through = fit_window(ids, spans, len(ids) if room is None else room)
+        ids, spans = mark_pair(example, pieces, pair, signs, max_ids)
+        ids, places, through = fit_window(ids, spans, len(ids) if max_ids is None else max_ids)
         at = len(template.begin)
         row_ids = [*template.begin, *ids, template.end_id]
         label = None if example.label is None else self.index[self.relation(example, *pair)]
@@ -322,36 +321,36 @@ class Relations(Task):
         self, examples: Sequence[RelationExample], tokenizer: Tokenizer, template: InputTemplate
     ) -> dict[tuple[int, str], tuple[list[int], list[int]]]:
         """The ids before and after a head (0) or tail (1) of each type."""
-        kinds = sorted({kind for each in examples for kind, _, _ in each.entities})
+        kinds = sorted({kind for example in examples for kind, _, _ in example.entities})
         blank = "" if tokenizer.kind == "char" else " "
         keys = [(role, kind) for role in (0, 1) for kind in kinds]
         flat = iter(tokenizer.encode_batch([text for key in keys for text in entity_marker(*key, blank)]))
-        found = {key: (next(flat) or [template.end_id], next(flat) or [template.end_id]) for key in keys}
-        if any(found[0, kind] == found[1, kind] for kind in kinds):
-            log_notice(
-                "the tokenizer does not know the marks of head and tail: they are told apart by place alone"
-            )
-        return found
+        markers = {key: (next(flat) or [template.end_id], next(flat) or [template.end_id]) for key in keys}
+        if any(markers[0, kind] == markers[1, kind] for kind in kinds):
+            log_notice("the tokenizer does not know the markers: head and tail differ by position alone")
+        return markers
 
-    def report_pairs(self, told: Counter[str], n: int, template: InputTemplate) -> None:
-        """What is asked of the pairs and what is not."""
-        other = told["all"] - told["asked"] - told["far"]
+    def report_pairs(self, counts: Counter[str], n: int, template: InputTemplate) -> None:
+        """Report which pairs are scored and which are not."""
+        other = counts["all"] - counts["scored"] - counts["far"]
         left: list[str | int] = []
         if other:
-            left += ["; ", other, " are of types that no relation joined in training"]
-        if told["far"]:
-            left += [" and " if left else "; ", told["far"]]
-            left += [f" lie more than {self.settings.reach} entities apart"]
+            left += ["; ", other, " are of types without a relation in training"]
+        if counts["far"]:
+            left += [" and " if left else "; ", counts["far"]]
+            left += [f" are more than {self.settings.reach} entities apart"]
         left += [": these are answered with none"] if left else []
-        log_notice(told["asked"], " of ", told["all"], " pairs of entities in ", n, " texts are asked", *left)
-        if told["through"]:
+        log_notice(
+            counts["scored"], " of ", counts["all"], " pairs of entities in ", n, " texts are scored", *left
+        )
+        if counts["through"]:
             log_notice(
-                told["through"],
-                f" pairs lie further apart than {template.max_length} tokens: what stands between is not read whole",
+                counts["through"],
+                f" pairs are more than {template.max_length} tokens apart: the text between is not read whole",
             )
 
     def training_rows(self, rows: Sequence[EncodedExample]) -> list[EncodedExample]:
-        """All pairs with a relation, and the share of the others that is asked for."""
+        """All pairs with a relation, and the share `negatives` of the others."""
         share = self.settings.negatives
         held = [row for row in rows if row.label is not None]
         kept = [
@@ -380,10 +379,8 @@ class Relations(Task):
         return list(head.predict(hidden, batch.mask, batch.numbers).double().cpu().numpy())
 
     def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
-        answers = []
-        for _, part in groupby(zip(rows, outputs, strict=True), key=lambda each: each[0].meta[0]):
-            answers.append([self.best(row.meta[1], output) for row, output in part if row.meta[1]])
-        return answers
+        parts = groupby(zip(rows, outputs, strict=True), key=lambda pair: pair[0].meta[0])
+        return [[self.best(row.meta[1], output) for row, output in part if row.meta[1]] for _, part in parts]
 
     def best(self, pair: tuple[int, int], probabilities: Floats) -> RelationPrediction:
         """The likeliest relation of a pair."""
@@ -391,65 +388,64 @@ class Relations(Task):
         return RelationPrediction(*pair, label, float(probabilities[label]))
 
     def triples(self, output: Sequence[RelationPrediction]) -> list[Triple]:
-        """The triples that were answered."""
-        return [(self.labels[each.label], each.head, each.tail) for each in output if each.label]
+        """The predicted triples."""
+        return [
+            (self.labels[prediction.label], prediction.head, prediction.tail)
+            for prediction in output
+            if prediction.label
+        ]
 
     def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
-        gold = [self.gold(each) for each in examples if isinstance(each, RelationExample)]
-        found = entity_scores(gold, [self.triples(output) for output in outputs], intervals=intervals)
+        gold = [self.gold(example) for example in examples if isinstance(example, RelationExample)]
+        scores = entity_scores(gold, [self.triples(output) for output in outputs], intervals=intervals)
         if not any(gold):
             log_notice(
                 "these rows have no relation: precision, recall and F1 mean nothing here and are given as 0"
             )
         name, exact = self.per_example_metric(examples, outputs)
-        found[name] = estimate(exact, intervals=intervals)
+        scores[name] = estimate(exact, intervals=intervals)
         if not intervals:
-            return found
-        return {**found, "pairs": sum(map(len, outputs)), "mistakes": self.mistakes(examples, outputs)}
+            return scores
+        return {**scores, "pairs": sum(map(len, outputs)), "mistakes": self.mistakes(examples, outputs)}
 
     def per_example_metric(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
         pairs = zip(examples, outputs, strict=True)
-        exact = [set(self.triples(output)) == set(self.gold(each)) for each, output in pairs]  # type: ignore[arg-type]
+        exact = [set(self.triples(output)) == set(self.gold(example)) for example, output in pairs]  # type: ignore[arg-type]
         return "exact_match", np.asarray(exact, dtype=np.float64)
 
     def majority_baseline(self, examples: Sequence[Example]) -> list[Any] | None:
-        """The relation that most pairs of the same types had."""
+        """The most frequent relation of the pair's types."""
         return [
-            [self.majority_by_type(each, pair) for pair in self.scored_pairs(each)]
-            for each in examples
-            if isinstance(each, RelationExample)
+            [self.majority_by_type(example, pair) for pair in self.scored_pairs(example)]
+            for example in examples
+            if isinstance(example, RelationExample)
         ]
 
     def majority_by_type(self, example: RelationExample, pair: tuple[int, int]) -> RelationPrediction:
-        """What most pairs of these types had, and its share."""
+        """The most frequent relation of these types, and its share."""
         head, tail = self.types(example, *pair)
         counts = self.settings.seen[head][tail]
-        name = max(counts, key=lambda each: counts[each])
+        name = max(counts, key=lambda relation: counts[relation])
         return RelationPrediction(*pair, self.index[name], counts[name] / sum(counts.values()))
 
     def mistakes(
         self, examples: Sequence[Example], outputs: Sequence[Sequence[RelationPrediction]]
     ) -> list[dict[str, Any]]:
         """The wrong answers that were given with most confidence, first."""
-        wrong = [
-            (each, example)
+        return most_confident(
+            {
+                "text": f"{example.entity(pair.head)['text']} → {example.entity(pair.tail)['text']}:"
+                f" {example.text[:300]}",
+                "label": self.relation(example, pair.head, pair.tail), "where": example.where,
+                "answer": self.labels[pair.label], "probability": pair.probability,
+            }
             for example, output in zip(examples, outputs, strict=True)
             if isinstance(example, RelationExample)
-            for each in output
-            if self.labels[each.label] != self.relation(example, each.head, each.tail)
-        ]
-        wrong.sort(key=lambda pair: -pair[0].probability)
-        return [
-            {
-                "text": f"{example.entity(each.head)['text']} → {example.entity(each.tail)['text']}:"
-                f" {example.text[:300]}",
-                "label": self.relation(example, each.head, each.tail), "where": example.where,
-                "answer": self.labels[each.label], "probability": round(each.probability, 4),
-            }
-            for each, example in wrong[:SHOWN]
-        ]  # fmt: skip
+            for pair in output
+            if self.labels[pair.label] != self.relation(example, pair.head, pair.tail)
+        )  # fmt: skip
 
     def answer_columns(self) -> list[str]:
         return ["triples"]
@@ -459,10 +455,10 @@ class Relations(Task):
         return {
             "triples": [
                 {
-                    "head": example.entity(each.head), "relation": self.labels[each.label],
-                    "tail": example.entity(each.tail), "probability": round(each.probability, 6),
+                    "head": example.entity(prediction.head), "relation": self.labels[prediction.label],
+                    "tail": example.entity(prediction.tail), "probability": round(prediction.probability, 6),
                 }
-                for each in output
-                if each.label
+                for prediction in output
+                if prediction.label
             ]
         }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from textus.core.errors import UsageError
 from textus.reporting.html import Section
 
 Floats = NDArray[np.float64]
+SHOWN = 10
+"""Mistakes that a report lists."""
 
 
 class TaskReporting:
@@ -85,6 +87,12 @@ class TaskReporting:
             self.mistakes_title: metrics.get("mistakes"),
         }
         return [Section(title, rows=rows) for title, rows in tables.items() if rows]
+
+
+def most_confident(mistakes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first mistakes by falling `probability`, which is rounded."""
+    first = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:SHOWN]
+    return [{**mistake, "probability": round(mistake["probability"], 4)} for mistake in first]
 
 
 def class_probabilities(labels: Sequence[str], output: Any) -> dict[str, float]:

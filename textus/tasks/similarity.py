@@ -147,7 +147,7 @@ class Similarity(Task):
         return [*pair, score_field([Record(values, "")]) or "negative"]
 
     def check_validation_set(self, examples: Sequence[Example]) -> None:
-        if examples and examples[0].label is not None and len({each.label for each in examples}) < 2:
+        if examples and examples[0].label is not None and len({example.label for example in examples}) < 2:
             raise DataError(
                 "one_class",
                 f"all {len(examples):,} rows to choose by have the score {examples[0].label:g}: no correlation can be"
@@ -165,12 +165,12 @@ class Similarity(Task):
     def encode_example(
         self, example: Example, ids: list[list[int]], template: InputTemplate
     ) -> EncodedExample:
-        (first, segments, cut), *others = (template.apply([each], self.settings.cut) for each in ids)
+        (first, segments, cut), *others = (template.apply([text], self.settings.cut) for text in ids)
         label = None if example.label is None else self.cosine(example.label)
         if self.settings.objective == "contrastive":
             label = 1.0  # a row is learnt from by being there
-        apart = tuple(each for each, _, _ in others)
-        return EncodedExample(first, segments, label, cut + sum(each for _, _, each in others), apart)
+        apart = tuple(text for text, _, _ in others)
+        return EncodedExample(first, segments, label, cut + sum(n for _, _, n in others), apart)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -200,22 +200,22 @@ class Similarity(Task):
         if examples[0].label is None:
             return retrieval_metrics(examples, outputs, intervals)
         gold, guess = [each.label for each in examples], [self.score(each) for each in outputs]
-        found = regression.regression_scores(gold, guess, "spearman", intervals=intervals)
+        scores = regression.regression_scores(gold, guess, "spearman", intervals=intervals)
         if self.settings.high is None:  # cosines are on no scale of scores
-            found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
+            scores = {name: scores[name] for name in ("spearman", "pearson", "undefined") if name in scores}
         elif intervals:
-            found["mistakes"] = largest_errors(examples, np.asarray(gold), np.asarray(guess))
-        if undefined := found.get("undefined"):
+            scores["mistakes"] = largest_errors(examples, np.asarray(gold), np.asarray(guess))
+        if undefined := scores.get("undefined"):
             log_notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
-        return found
+        return scores
 
     def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[Floats], float]] | None:
         if not examples or examples[0].label is None:
             return None
-        gold = np.asarray([each.label for each in examples], dtype=np.float64)
-        figures = regression.regression_metrics(gold, np.asarray([self.score(each) for each in outputs]))
+        gold = np.asarray([example.label for example in examples], dtype=np.float64)
+        figures = regression.regression_metrics(gold, np.asarray([self.score(output) for output in outputs]))
         return "spearman", lambda weights: figures(weights)["spearman"]
 
     def answer_columns(self) -> list[str]:
@@ -250,19 +250,19 @@ def retrieval_metrics(
 ) -> dict[str, Any]:
     """How well each first text finds its second among all seconds: figures of `metrics.ranking`."""
     numbers: dict[str, int] = {}
-    for each in examples:
-        numbers.setdefault(each.texts[1], len(numbers))
+    for example in examples:
+        numbers.setdefault(example.texts[1], len(numbers))
     right: dict[str, dict[Any, float]] = {}
-    for each in examples:
-        right.setdefault(each.texts[0], {})[numbers[each.texts[1]]] = 1.0
-    first = {each.texts[0]: output[0] for each, output in zip(examples, outputs, strict=True)}
-    second = {each.texts[1]: output[1] for each, output in zip(examples, outputs, strict=True)}
+    for example in examples:
+        right.setdefault(example.texts[0], {})[numbers[example.texts[1]]] = 1.0
+    first = {example.texts[0]: output[0] for example, output in zip(examples, outputs, strict=True)}
+    second = {example.texts[1]: output[1] for example, output in zip(examples, outputs, strict=True)}
     targets, queries = np.stack([second[text] for text in numbers]), np.stack([first[text] for text in right])
-    found = []
+    ranked = []
     for low in range(0, len(queries), QUERIES_AT_ONCE):
         cosines = queries[low : low + QUERIES_AT_ONCE] @ targets.T
-        found += np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN].tolist()
-    return ranking.ranking_scores(found, list(right.values()), intervals=intervals)
+        ranked += np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN].tolist()
+    return ranking.ranking_scores(ranked, list(right.values()), intervals=intervals)
 
 
 def make_similarity_task(model: LanguageModel, settings: Sequence[str] = ()) -> Similarity:

@@ -92,18 +92,18 @@ class Tagging(Task):
         unit = segmentation_unit(records) if settings.unit == "auto" else settings.unit
         settings = replace(settings, unit=unit)  # type: ignore[arg-type]
         rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
-        found = Counter(tag for row in rows for tag in row.label)
-        if all(map(is_entity_tag, found)):
+        counts = Counter(tag for row in rows for tag in row.label)
+        if all(map(is_entity_tag, counts)):
             kinds = {kind for row in rows for kind, _, _ in entity_spans(row.label)}
             labels = ["O", *(f"{prefix}-{kind}" for kind in sorted(kinds) for prefix in "BI")]
         else:
-            labels = sorted(found)
+            labels = sorted(counts)
             check_prefixes(rows)
         if len(labels) < 2:
             raise DataError(
                 "one_class",
-                f"all {sum(found.values()):,} tokens have the one tag {next(iter(found), None)!r}: there is nothing to"
-                " learn; give rows with entities or tags of two kinds",
+                f"all {sum(counts.values()):,} tokens have the one tag {next(iter(counts), None)!r}: there is nothing"
+                " to learn; give rows with entities or tags of two kinds",
             )
         if len(labels) > MOST_TAGS:
             raise DataError(
@@ -137,9 +137,9 @@ class Tagging(Task):
     @classmethod
     def can_split(cls, settings: TaggingSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
         parse = cls.row_parser(settings, [*train, *held], labelled=True)
-        learnt, chosen = ({tag for record in part for tag in parse(record).label} for part in (train, held))
-        entities = all(map(is_entity_tag, learnt | chosen))
-        return len(learnt) > 1 and bool(chosen - {"O"} if entities else chosen)
+        trained, chosen = ({tag for record in part for tag in parse(record).label} for part in (train, held))
+        entities = all(map(is_entity_tag, trained | chosen))
+        return len(trained) > 1 and bool(chosen - {"O"} if entities else chosen)
 
     @classmethod
     def used_fields(cls, settings: TaggingSettings, values: dict[str, Any]) -> list[str]:
@@ -202,7 +202,7 @@ class Tagging(Task):
     def encode(
         self, examples: Sequence[Example], tokenizer: Tokenizer, template: InputTemplate
     ) -> list[EncodedExample]:
-        flat = iter(tokenizer.encode_batch([word for each in examples for word in each.texts]))
+        flat = iter(tokenizer.encode_batch([word for example in examples for word in example.texts]))
         rows: list[EncodedExample] = []
         for number, example in enumerate(examples):
             rows += self.encode_windows(example, [next(flat) for _ in example.texts], template, number)
@@ -222,35 +222,39 @@ class Tagging(Task):
         self, example: Example, ids: list[list[int]], template: InputTemplate, number: int = 0
     ) -> list[EncodedExample]:
         """An example, the ids of its words given, as one row or several."""
-        room = None if template.max_length is None else max(1, template.max_length - len(template.begin) - 1)
+        max_ids = (
+            None if template.max_length is None else max(1, template.max_length - len(template.begin) - 1)
+        )
         # a word in which the tokenizer sees nothing has a place too
-        words = [(each or [template.end_id])[:room] for each in ids]
-        lost = sum(max(0, len(each) - len(kept)) for each, kept in zip(ids, words, strict=True))
+        words = [(pieces or [template.end_id])[:max_ids] for pieces in ids]
+        lost = sum(max(0, len(pieces) - len(kept)) for pieces, kept in zip(ids, words, strict=True))
         rows: list[EncodedExample] = []
-        for low, high, first, last in word_windows([len(each) for each in words], room):
+        for low, high, first, last in word_windows([len(word) for word in words], max_ids):
             places = list(accumulate(map(len, words[low:high]), initial=len(template.begin)))
             row_ids = [
                 *template.begin,
-                *(piece for each in words[low:high] for piece in each),
+                *(piece for word in words[low:high] for piece in word),
                 template.end_id,
             ]
-            asked = places[first - low : last - low]
+            targets = places[first - low : last - low]
             labels = None
             if example.label is not None:
                 labels = [IGNORED] * len(row_ids)
-                for place, tag in zip(asked, example.label[first:last], strict=True):
+                for place, tag in zip(targets, example.label[first:last], strict=True):
                     labels[place] = self.index.get(tag, IGNORED)
             cut = 0 if rows else lost
             rows.append(
-                EncodedExample(row_ids, [0] * len(row_ids), labels, cut, meta=number, target_positions=asked)
+                EncodedExample(
+                    row_ids, [0] * len(row_ids), labels, cut, meta=number, target_positions=targets
+                )
             )
         return rows
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
-        found = torch.full((len(labels), length), IGNORED)
+        targets = torch.full((len(labels), length), IGNORED)
         for row, numbers in enumerate(labels):
-            found[row, : len(numbers)] = torch.tensor(numbers)
-        return found
+            targets[row, : len(numbers)] = torch.tensor(numbers)
+        return targets
 
     # ── model and answers ──────────────────────────────────────────────────────────────────────
 
@@ -271,7 +275,7 @@ class Tagging(Task):
     def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         assert batch.word_starts is not None
         best = head.predict(hidden, batch.word_starts).cpu()
-        return [tags[asked].tolist() for tags, asked in zip(best, batch.word_starts.cpu(), strict=True)]
+        return [tags[starts].tolist() for tags, starts in zip(best, batch.word_starts.cpu(), strict=True)]
 
     def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
         windows = groupby(zip(rows, outputs, strict=True), key=lambda pair: pair[0].meta)
@@ -285,26 +289,27 @@ class Tagging(Task):
     def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
-        gold = [list(each.label) for each in examples]
+        gold = [list(example.label) for example in examples]
         guess = [self.tag_names(output) for output in outputs]
         tokens = token_scores(gold, guess, intervals=intervals)
         if not self.entities:
             return tokens
-        right, answered = ([entity_spans(each) for each in part] for part in (gold, guess))
-        found = entity_scores(right, answered, intervals=intervals)
-        if not any(each["n"] for each in found["classes"]):
+        right, answered = ([entity_spans(tags) for tags in part] for part in (gold, guess))
+        scores = entity_scores(right, answered, intervals=intervals)
+        if not any(row["n"] for row in scores["classes"]):
             log_notice(
                 "these rows have no entity: precision, recall and F1 mean nothing here and are given as 0"
             )
         if intervals:
-            found["mistakes"] = common_mistakes(examples, gold, guess)
-        return {**found, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
+            scores["mistakes"] = common_mistakes(examples, gold, guess)
+        return {**scores, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
 
     def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[Floats], float]]:
         pairs = [
-            (list(each.label), self.tag_names(output)) for each, output in zip(examples, outputs, strict=True)
+            (list(example.label), self.tag_names(output))
+            for example, output in zip(examples, outputs, strict=True)
         ]
         if self.entities:
             parts = [(set(entity_spans(gold)), set(entity_spans(guess))) for gold, guess in pairs]
@@ -322,9 +327,9 @@ class Tagging(Task):
         tokens = [text[start:end] for start, end in places]
         if not self.entities:
             return {"tokens": tokens, "tags": tags}
-        found = [(kind, places[first][0], places[last - 1][1]) for kind, first, last in entity_spans(tags)]
+        spans = [(kind, places[first][0], places[last - 1][1]) for kind, first, last in entity_spans(tags)]
         entities = [
-            {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in found
+            {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in spans
         ]
         return {"tags": tags, "entities": entities} if example.has_tokens else {"entities": entities}
 
@@ -365,51 +370,57 @@ def common_mistakes(
     first: dict[tuple[str, str, str], str] = {}
     for example, tags, answered in zip(examples, gold, guess, strict=True):
         assert isinstance(example, TaggingExample)
-        right, said = entity_spans(tags), entity_spans(answered)
+        right, predicted = entity_spans(tags), entity_spans(answered)
 
         def text(span: Span, example: TaggingExample = example) -> str:
             return example.text[example.places[span[1]][0] : example.places[span[2] - 1][1]]
 
-        def beside(span: Span, others: Sequence[Span]) -> list[Span]:
+        def overlapping(span: Span, others: Sequence[Span]) -> list[Span]:
             return [each for each in others if each[1] < span[2] and span[1] < each[2]]
 
-        found = []
-        for span in set(right) - set(said):
+        mistakes = []
+        for span in set(right) - set(predicted):
             near = [
-                f"{each[0]}: {text(each)}" if each[1:] != span[1:] else each[0] for each in beside(span, said)
+                f"{other[0]}: {text(other)}" if other[1:] != span[1:] else other[0]
+                for other in overlapping(span, predicted)
             ]
-            found.append((text(span), span[0], ", ".join(near) or "none"))
-        found += [(text(span), "none", span[0]) for span in set(said) - set(right) if not beside(span, right)]
-        times.update(found)
-        for each in found:
-            first.setdefault(each, example.where)
+            mistakes.append((text(span), span[0], ", ".join(near) or "none"))
+        mistakes += [
+            (text(span), "none", span[0])
+            for span in set(predicted) - set(right)
+            if not overlapping(span, right)
+        ]
+        times.update(mistakes)
+        for mistake in mistakes:
+            first.setdefault(mistake, example.where)
     order = sorted(times, key=lambda each: (-times[each], each))[:SHOWN]
     names = ("text", "label", "answer")
     return [
-        {**dict(zip(names, each, strict=True)), "times": times[each], "where": first[each]} for each in order
+        {**dict(zip(names, mistake, strict=True)), "times": times[mistake], "where": first[mistake]}
+        for mistake in order
     ]
 
 
-def word_windows(lengths: Sequence[int], room: int | None) -> list[tuple[int, int, int, int]]:
+def word_windows(lengths: Sequence[int], max_pieces: int | None) -> list[tuple[int, int, int, int]]:
     """Windows on words of so many pieces, at most `room` pieces each: their first word and the one after their last,
     then the same of those that are answered there. Neighbours share up to half a window, and part in its middle.
     """
     n = len(lengths)
-    if room is None or sum(lengths) <= room:
+    if max_pieces is None or sum(lengths) <= max_pieces:
         return [(0, n, 0, n)]
-    found: list[tuple[int, int, int, int]] = []
+    windows: list[tuple[int, int, int, int]] = []
     low = first = 0
     while True:
         high, held = low, 0
-        while high < n and held + lengths[high] <= room:
+        while high < n and held + lengths[high] <= max_pieces:
             held += lengths[high]
             high += 1
         if high == n:
-            return [*found, (low, high, first, n)]
+            return [*windows, (low, high, first, n)]
         after, shared = high, 0
-        while after > low + 1 and shared + lengths[after - 1] <= room // 2:
+        while after > low + 1 and shared + lengths[after - 1] <= max_pieces // 2:
             after -= 1
             shared += lengths[after]
         last = (after + high + 1) // 2
-        found.append((low, high, first, last))
+        windows.append((low, high, first, last))
         low, first = after, last

@@ -46,10 +46,10 @@ class TaggingExample(Example):
 
 def segmentation_unit(records: Sequence[Record]) -> str:
     """How texts like these are cut: where blanks are rare by character, else as their rows have them."""
-    tokens = [token for each in records for token in each.values.get("tokens") or ()]
+    tokens = [token for record in records for token in record.values.get("tokens") or ()]
     if tokens:
         return "character" if sum(map(len, map(str, tokens))) < 1.5 * len(tokens) else "token"
-    text = "".join(str(each.values.get("text", "")) for each in records)
+    text = "".join(str(record.values.get("text", "")) for record in records)
     return "word" if text.count(" ") > 0.05 * len(text) else "character"
 
 
@@ -66,11 +66,11 @@ def read_row_text(record: Record, needed: str, *fields: str) -> str:
     if isinstance(text, str):
         return text
     shown = ", ".join(map(repr, list(record.values)[:30]))
-    found = f"has {shown}" if text is None else f"has a text that is {type(text).__name__} ({text!r})"
+    problem = f"has {shown}" if text is None else f"has a text that is {type(text).__name__} ({text!r})"
     columns = ",".join(f"{name}=COLUMN" for name in ("text", *fields))
     raise DataError(
         "column_not_found",
-        f"{record.where} {found}; it needs {needed}: name the columns, such as --columns {columns}",
+        f"{record.where} {problem}; it needs {needed}: name the columns, such as --columns {columns}",
     )
 
 
@@ -84,7 +84,7 @@ def parse_tagging_example(record: Record, unit: str, *, labelled: bool) -> Taggi
     if not labelled:
         return example
     held, dropped = drop_overlaps(read_entities(record, text))
-    tags = bio_tags([span_to_tokens(each, places, record.where, text) for each in held], len(places))
+    tags = bio_tags([span_to_tokens(entity, places, record.where, text) for entity in held], len(places))
     return replace(example, label=tuple(tags), n_dropped=dropped)
 
 
@@ -121,17 +121,17 @@ def read_strings(record: Record, name: str) -> list[str]:
     """A field that is a list of strings none of which is empty."""
     value = record.values.get(name)
     if not isinstance(value, list):
-        found = f"has no {name!r}" if value is None else f"{name!r} is {type(value).__name__}, not a list"
+        problem = f"has no {name!r}" if value is None else f"{name!r} is {type(value).__name__}, not a list"
         raise DataError(
             "invalid_row",
-            f"{record.where}: {found}; give a list of strings, or name its column: --columns {name}=COLUMN",
+            f"{record.where}: {problem}; give a list of strings, or name its column: --columns {name}=COLUMN",
         )
-    for number, each in enumerate(value):
-        if not isinstance(each, str) or not each.strip():
+    for number, item in enumerate(value):
+        if not isinstance(item, str) or not item.strip():
             raise DataError("invalid_row",
-                f"{record.where}: {name}[{number}] is {each!r}, not a string with something in it; names of tags are"
+                f"{record.where}: {name}[{number}] is {item!r}, not a string with something in it; names of tags are"
                 " wanted, not their numbers" if name == "tags" else
-                f"{record.where}: {name}[{number}] is {each!r}, not a string with something in it"
+                f"{record.where}: {name}[{number}] is {item!r}, not a string with something in it"
             )  # fmt: skip
     return value
 
@@ -146,7 +146,7 @@ MOSTLY = 0.9
 
 def count_tags(records: Sequence[Record]) -> Counter[str]:
     """The tags of rows of tokens, those that are strings."""
-    lists = [each.values["tags"] for each in records if isinstance(each.values.get("tags"), list)]
+    lists = [record.values["tags"] for record in records if isinstance(record.values.get("tags"), list)]
     return Counter(tag for tags in lists for tag in tags if isinstance(tag, str) and tag.strip())
 
 
@@ -193,7 +193,7 @@ def check_entity_tags(example: TaggingExample) -> None:
 
 def read_entities(record: Record, text: str) -> list[Span]:
     """The entities of a text, in characters, the end not included, as either form has them."""
-    name = next((each for each in ENTITY_FIELDS if record.values.get(each) is not None), None)
+    name = next((field for field in ENTITY_FIELDS if record.values.get(field) is not None), None)
     if name is None:
         shown = ", ".join(map(repr, list(record.values)[:30]))
         raise DataError(
@@ -203,63 +203,67 @@ def read_entities(record: Record, text: str) -> list[Span]:
         )
     value = record.values[name]
     try:
-        found = list(parse_cluener(value, text) if isinstance(value, dict) else map(parse_entity, value))
+        entities = list(parse_cluener(value, text) if isinstance(value, dict) else map(parse_entity, value))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(
             "invalid_row",
             f"{record.where}: {name!r} is {str(value)[:200]}; wanted a list of {{start, end, label}}, or"
             f" {{label: {{mention: [[start, end]]}}}} ({error!r})",
         ) from error
-    for kind, start, end, said in found:
+    for kind, start, end, mention in entities:
         if not 0 <= start < end <= len(text):
             raise DataError(
                 "invalid_span",
                 f"{record.where}: the {kind} at {start} to {end} is not in its text of {len(text)} characters"
                 f" ({text[:80]!r})",
             )
-        if said is not None and text[start:end] != said:
+        if mention is not None and text[start:end] != mention:
             raise DataError(
                 "invalid_span",
-                f"{record.where}: the {kind} {said!r} is not what the text says at {start} to {end},"
+                f"{record.where}: the {kind} {mention!r} is not what the text says at {start} to {end},"
                 f" {text[start:end]!r}; mend its places",
             )
-    return [(kind, start, end) for kind, start, end, _ in found]
+    return [(kind, start, end) for kind, start, end, _ in entities]
 
 
-def parse_entity(each: Any) -> tuple[str, int, int, str | None]:
+def parse_entity(entity: Any) -> tuple[str, int, int, str | None]:
     """One entity of a list: {"start", "end", "label"}, its `text` if told, or [start, end, label]."""
-    if isinstance(each, dict):
-        said = each.get("text")
-        start, end, kind = each["start"], each["end"], each.get("label", each.get("type"))
+    if isinstance(entity, dict):
+        mention = entity.get("text")
+        start, end, kind = entity["start"], entity["end"], entity.get("label", entity.get("type"))
     else:
-        (start, end, kind), said = each, None
-    return check_entity(kind, start, end, said)
+        (start, end, kind), mention = entity, None
+    return check_entity(kind, start, end, mention)
 
 
-def check_entity(kind: Any, start: Any, end: Any, said: Any) -> tuple[str, int, int, str | None]:
+def check_entity(kind: Any, start: Any, end: Any, mention: Any) -> tuple[str, int, int, str | None]:
     """The same with the types it must have; ValueError otherwise."""
     numbers = type(start) is int and type(end) is int
-    if not (numbers and isinstance(kind, str) and kind.strip() and (said is None or isinstance(said, str))):
+    if not (
+        numbers and isinstance(kind, str) and kind.strip() and (mention is None or isinstance(mention, str))
+    ):
         raise ValueError(f"start {start!r}, end {end!r}, label {kind!r}")
-    return kind.strip(), start, end, said
+    return kind.strip(), start, end, mention
 
 
 def parse_cluener(value: dict[str, Any], text: str) -> list[tuple[str, int, int, str | None]]:
     """CLUENER's {type: {mention: [[start, end]]}}; its ends are included, others' are not: the mention tells."""
-    found = []
+    entities = []
     for kind, mentions in value.items():
-        for said, places in mentions.items():
+        for mention, places in mentions.items():
             for start, end in places:
-                kind, start, end, said = check_entity(kind, start, end, said)
-                included = end < len(text) and text[start : end + 1] == said
-                found.append((kind, start, end + included, said))
-    return found
+                kind, start, end, mention = check_entity(kind, start, end, mention)
+                included = end < len(text) and text[start : end + 1] == mention
+                entities.append((kind, start, end + included, mention))
+    return entities
 
 
 def drop_overlaps(entities: Sequence[Span]) -> tuple[list[Span], int]:
     """The entities that lie in no longer one, in order, and how many were left out."""
     kept: list[Span] = []
-    for kind, start, end in sorted(set(entities), key=lambda each: (each[1] - each[2], each[1], each[0])):
+    for kind, start, end in sorted(
+        set(entities), key=lambda entity: (entity[1] - entity[2], entity[1], entity[0])
+    ):
         if all(end <= other or start >= beyond for _, other, beyond in kept):
             kept.append((kind, start, end))
     return sorted(kept, key=lambda each: each[1]), len(entities) - len(kept)
