@@ -169,7 +169,7 @@ def test_dropout_is_of_what_the_adapters_read() -> None:
 # ── layers ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_how_far_below_the_head_everything_lies() -> None:
+def test_how_far_below_the_head_everything_is() -> None:
     model = build("encoder", {**BERT, "pooler": True, "n_layer": 3})
     model.heads["x"] = torch.nn.Linear(16, 2)
     result = layer_depth(model)

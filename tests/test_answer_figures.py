@@ -86,7 +86,7 @@ def test_the_longest_run_is_difflibs() -> None:
         assert spans.longest_common(first, second) == match.size
 
 
-def test_the_ruler_follows_the_script() -> None:
+def test_the_measure_follows_the_script() -> None:
     assert spans.answer_style(["A fox lives at the edge of a wood."]) == "squad"
     assert spans.answer_style(["狐狸住在树林边上，早上到河边喝水。The fox."]) == "cmrc2018"
 

@@ -183,7 +183,7 @@ def test_the_proof_of_resuming_can_fail(trained: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_show_tells_parameters_and_history(trained: Path) -> None:
+def test_show_reports_parameters_and_history(trained: Path) -> None:
     summary = api.show(trained)
     assert summary["parameters"]["total"] == sum(p.numel() for p in api.open_run(trained).model.parameters())
     assert summary["mermaid"].startswith("flowchart")
@@ -221,7 +221,7 @@ def test_a_damaged_run_is_refused(counted: Path, tmp_path: Path, damage: str) ->
 
 @pytest.mark.promise("Training", "A model that memorises a one-page story is reported")
 @pytest.mark.slow
-def test_a_story_of_one_page_is_learnt_by_heart_and_that_is_said(
+def test_a_story_of_one_page_is_learned_by_heart_and_that_is_reported(
     story: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["model.n_layer=2", "model.d_model=64", "model.n_head=2"]

@@ -265,7 +265,7 @@ def changed_words(before: str, after: str) -> int:
     "Each augmentation does what its name promises; synonyms equal nltk's reading of WordNet; "
     "homophones sound the same",
 )
-def test_each_operation_does_what_it_says() -> None:
+def test_each_operation_does_what_its_name_means() -> None:
     text = "a good movie for small children and their parents to call on evenings"
     row = {"text": text, "label": 1}
     for copy in augmenter("synonyms", copies=6, rate=0.2).augment(row):
@@ -407,7 +407,7 @@ def test_the_same_seed_gives_the_same_copies_in_any_order() -> None:
     assert [copy["text"] for copy in more.augment(rows[0])] == made(rows)[rows[0]["text"]][:2]
 
 
-def test_what_could_not_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_could_not_be_made_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     records = [
         Record({"text": text, "label": 1}, f"line {n}") for n, text in enumerate(["a", "one two", "…"])
     ]
@@ -454,7 +454,7 @@ def as_records(rows: list[dict[str, Any]]) -> list[Record]:
     "Tasks",
     "No copy of a held-out row is used for training; an augmented fine-tuning resumes to the same bytes",
 )
-def test_a_copy_lies_on_the_side_of_its_row() -> None:
+def test_a_copy_is_on_the_side_of_its_row() -> None:
     plain = as_records(reviews(300))
     more = augment_records(plain, AugmentConfig(WITHOUT_FILES, copies=3))
     train, held = without_copies(*parted(more, 0))
@@ -470,7 +470,7 @@ def test_a_copy_lies_on_the_side_of_its_row() -> None:
     assert any(copy.values["text"] in texts for copy in more if origin_id(copy.values) in origins)
 
 
-def test_copies_of_rows_of_a_dev_file_are_not_learnt_from(
+def test_copies_of_rows_of_a_dev_file_are_not_learned_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = reviews(60)

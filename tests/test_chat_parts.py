@@ -246,7 +246,7 @@ def test_templates_without_a_default_are_named(
 # ── what the importer refused (rows 1 and 14) ──
 
 
-def test_a_dropping_template_is_refused_at_import_and_told_by_chat_and_server(
+def test_a_dropping_template_is_refused_at_import_and_reported_by_chat_and_server(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Attack 2, rows 1 and 14: not "was trained to continue text"."""

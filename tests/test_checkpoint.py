@@ -216,7 +216,7 @@ def test_another_tokenizer_in_an_unfinished_run_is_refused(run: RunFolder) -> No
         load(run.path)
 
 
-def test_what_is_not_a_run_is_said_to_be_none(tmp_path: Path) -> None:
+def test_what_is_not_a_run_is_refused_as_such(tmp_path: Path) -> None:
     with raises(RunError, "not_a_run", "found"):
         open_run(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
@@ -396,7 +396,7 @@ def big(step: int) -> Checkpoint:
 
 
 @pytest.mark.promise("Training", "A full disk leaves the last good checkpoint and is reported")
-def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(small_disk: Path) -> None:
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_is_reported(small_disk: Path) -> None:
     tokenizer = tokenizers.train("char", ["abc"])
     run = create_run(small_disk / "run", record(tokenizer), tokenizer)
     run.save(big(4))
@@ -416,7 +416,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(small_disk: Pat
     assert not open_run(run.path).finished
 
 
-def test_a_full_disk_is_recognised_however_it_is_said(run: RunFolder) -> None:
+def test_a_full_disk_is_recognised_however_it_is_reported(run: RunFolder) -> None:
     """The same where nothing can be mounted: `/dev/full` refuses every write."""
     run.save(checkpoint(8))
     if Path("/dev/full").exists():

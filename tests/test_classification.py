@@ -88,7 +88,7 @@ def test_calibration_against_its_definition() -> None:
 
 
 @pytest.mark.slow
-def test_the_interval_of_macro_f1_holds_it_as_often_as_it_says() -> None:
+def test_the_interval_of_macro_f1_holds_it_as_often_as_stated() -> None:
     truth_gold, truth = drawn(200_000, seed=9)
     real = sklearn.f1_score(truth_gold, truth.argmax(1), average="macro", zero_division=0)
     classification_figures = [

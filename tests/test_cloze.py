@@ -39,7 +39,9 @@ def documents(n: int = 40) -> list[str]:
 
 
 @pytest.mark.parametrize("texts", [documents(), [CHINESE, CHINESE[:60] * 4]], ids=["english", "chinese"])
-def test_every_answer_stands_where_its_row_says_and_is_asked_for(texts: list[str], tmp_path: Path) -> None:
+def test_every_answer_is_at_the_offset_of_its_row_and_has_a_question(
+    texts: list[str], tmp_path: Path
+) -> None:
     rows = list(make_clozes(texts, ClozeConfig(questions=4)))
     assert len(rows) >= 3
     records = read_records(written(tmp_path / "rows.jsonl", rows))
@@ -56,7 +58,7 @@ def test_every_answer_stands_where_its_row_says_and_is_asked_for(texts: list[str
         assert answer["text"][0].isalnum()
 
 
-def test_what_is_asked_with_stands_around_the_answer_in_one_sentence() -> None:
+def test_the_context_of_a_question_surrounds_its_answer() -> None:
     words = lambda text: set(re.findall(r"\w+", text))  # noqa: E731
     asking = {"what", "who", "which", "where", "how", "many", "when", "why"}
     for row in make_clozes(documents(), ClozeConfig(questions=4, dropped=0)):
@@ -69,7 +71,7 @@ def test_what_is_asked_with_stands_around_the_answer_in_one_sentence() -> None:
         assert begin <= answer["start"] < begin + len(sentence)
 
 
-def test_the_share_dropped_and_the_length_of_answers_are_as_asked_for() -> None:
+def test_the_share_dropped_and_the_length_of_answers_follow_the_settings() -> None:
     texts = documents(300)
 
     def asked(**how: float) -> list[dict[str, str]]:
@@ -117,7 +119,7 @@ def test_wrong_words_are_named(words: dict[str, float], complaint: tuple[str, ..
         api.cloze(corpus, out=tmp_path / "rows.jsonl", **words)
 
 
-def test_a_file_that_is_there_and_a_text_too_short_are_refused(tmp_path: Path) -> None:
+def test_a_file_that_exists_and_a_text_too_short_are_refused(tmp_path: Path) -> None:
     corpus = made(tmp_path, {"a.txt": ENGLISH}).path
     api.cloze(corpus, out=tmp_path / "rows.jsonl")
     with raises(UsageError, "already_exists"):

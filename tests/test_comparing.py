@@ -58,7 +58,7 @@ class Pseudo(Fake):
     capabilities = Capabilities(likelihood="pseudo")
 
 
-def test_runs_are_ranked_and_it_is_said_what_is_certain(tokenizer: Tokenizer, bpe: Tokenizer) -> None:
+def test_runs_are_ranked_and_certain_differences_are_marked(tokenizer: Tokenizer, bpe: Tokenizer) -> None:
     runs = [
         ComparedRun("uniform", fake(tokenizer), tokenizer, {"cpu_seconds": 12.5}),
         ComparedRun("ngram", ngram(tokenizer), tokenizer, {"family": "ngram"}),
@@ -188,7 +188,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, api.Run]:
     "Every family labels its likelihood (exact, bound, pseudo; given a source), and only like figures "
     "are ranked",
 )
-def test_every_family_says_what_its_figure_is(runs: dict[str, api.Run], tmp_path: Path) -> None:
+def test_every_family_shows_what_its_figure_is(runs: dict[str, api.Run], tmp_path: Path) -> None:
     comparison = api.compare([runs[family] for family in PLAIN], out=tmp_path / "out")
     values = {row["name"]: row["likelihood"] for row in comparison["rows"]}
     assert values == dict.fromkeys(PLAIN, "exact") | {"vae": "bound", "encoder": "pseudo"}
@@ -225,7 +225,7 @@ def test_the_source_is_what_makes_the_figure(runs: dict[str, api.Run], tmp_path:
     assert bits[0] != bits[1]
 
 
-def test_a_source_beyond_the_context_is_cut_as_in_training_and_told(
+def test_a_source_beyond_the_context_is_cut_as_in_training_and_reported(
     runs: dict[str, api.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs["encoder-decoder"]
@@ -257,7 +257,7 @@ def test_samples_of_a_family_that_needs_a_source_are_given_one(runs: dict[str, a
     assert all(bool((prompt != run.tokenizer.end_id).any()) for prompt in prompts)
 
 
-def test_without_sources_it_is_said_that_they_are_empty(
+def test_without_sources_it_is_reported_that_they_are_empty(
     runs: dict[str, api.Run], tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs["encoder-decoder"]

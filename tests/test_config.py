@@ -123,7 +123,7 @@ class Mixed:
         ("n=null", "n", None), ("n=4", "n", 4), ("scaling=none", "scaling", None),
     ],
 )  # fmt: skip
-def test_a_value_becomes_what_its_type_says(assignment: str, name: str, expected: Any) -> None:
+def test_a_value_becomes_what_its_type_shows(assignment: str, name: str, expected: Any) -> None:
     result = getattr(apply_overrides(Mixed(), [assignment]), name)
     assert result == expected
     assert type(result) is type(expected)

@@ -65,7 +65,7 @@ from textus.models.registry import FAMILIES, build
     "Every family keeps every clause of the contract: shapes, probabilities that sum to one, no look "
     "ahead, cached = uncached, batched = alone, padding and packing change nothing",
 )
-def test_every_family_is_asked() -> None:
+def test_every_family_is_tried() -> None:
     assert {family for family, _ in CASES.values()} == set(FAMILIES)
 
 

@@ -264,7 +264,7 @@ def test_a_table_damaged_midway_leaves_nothing_behind(tmp_path: Path) -> None:
     assert texts(build([folder], tmp_path / "out", settings=CorpusSettings("none"))) == ["before", "after"]
 
 
-def test_duplicates_are_dropped_and_say_of_which(tmp_path: Path) -> None:
+def test_dropped_duplicates_name_their_original(tmp_path: Path) -> None:
     rows = "".join(json.dumps({"text": text}) + "\n" for text in ["one", "two", "one", "three", "one"])
     corpus = made(tmp_path, {"a.txt": "alpha\n", "b.txt": "alpha\r\n", "c.jsonl": rows})
     assert texts(corpus) == ["alpha\n", "one", "two", "three"]
@@ -327,7 +327,9 @@ def test_tail_split_cuts_exactly(tmp_path: Path, n: int) -> None:
     assert corpus.n_bytes() == len(train.encode())
 
 
-def test_few_documents_are_split_inside_and_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_few_documents_are_split_inside_and_that_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     corpus = made(tmp_path, {"a.txt": "a" * 100, "b.txt": "b" * 200}, split="auto")
     assert corpus.record["split"] == "tail:0.1"
     assert texts(corpus, "validation") == ["a" * 10, "b" * 20]

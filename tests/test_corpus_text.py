@@ -76,7 +76,7 @@ SENTENCES = [
     "explains are refused",
 )
 @pytest.mark.parametrize(("text", "encodings"), SENTENCES, ids=lambda item: item[-12:])
-def test_one_sentence_tells_its_encoding(text: str, encodings: str) -> None:
+def test_one_sentence_is_enough_to_detect_its_encoding(text: str, encodings: str) -> None:
     """D7, D8: no sign lost, no letter another."""
     for encoding in encodings.split():
         assert decoded(text.encode(encoding)) == text, encoding
@@ -98,7 +98,7 @@ NAMED = {
 NAMED |= dict.fromkeys(("cs", "hr", "hu", "pl", "sk"), "iso8859-2") | {"ja.euc": "euc_jp", "ko.euc": "euc_kr"}
 
 
-def test_the_tutors_of_vim_are_decoded_as_their_names_say(tmp_path: Path) -> None:
+def test_the_tutors_of_vim_are_decoded_as_their_names_show(tmp_path: Path) -> None:
     """D8: each exactly so; where there is a sibling in UTF-8, in its words."""
     legacy = [
         path for path in TUTORS if path.suffix not in (".utf-8", ".vim") and not is_utf8(path.read_bytes())

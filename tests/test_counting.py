@@ -113,7 +113,7 @@ def test_what_counting_can_do_is_done(corpus: Path, characters: Path, tmp_path: 
     assert run.record["config"]["order"] == 2
 
 
-def test_a_preset_is_told_to_bound_nothing_once(
+def test_a_preset_that_bounds_nothing_is_reported_once(
     corpus: Path, characters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     textus.train(corpus, model="ngram", tokenizer=characters, out=tmp_path / "run", preset="3min")
@@ -149,7 +149,7 @@ def killed(
 
 
 @pytest.mark.parametrize(("batch", "saved"), [(0, 0), (1, 0), (10, 3), (17, 5), (23, 7)])
-def test_killed_in_any_pass_it_goes_on_after_the_last_whole_one(
+def test_killed_in_any_pass_it_continues_after_the_last_whole_one(
     whole: Path, corpus: Path, characters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     batch: int, saved: int,
 ) -> None:  # fmt: skip
@@ -237,7 +237,7 @@ def command(out: Path, corpus: Path, tokenizer: Path, model: str, *words: str) -
     "complete pass to the same bytes and log",
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_pass_and_resume_goes_on_after_the_last(
+def test_a_signal_ends_a_pass_and_resume_continues_after_the_last(
     long: Path, corpus: Path, characters: Path, tmp_path: Path, number: int
 ) -> None:
     run = tmp_path / "run"
@@ -261,7 +261,7 @@ def test_a_signal_ends_a_pass_and_resume_goes_on_after_the_last(
     assert log(run) == log(long)
 
 
-def test_a_signal_in_the_only_pass_says_that_nothing_is_saved(
+def test_a_signal_in_the_only_pass_shows_that_nothing_is_saved(
     corpus: Path, characters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Path
 ) -> None:
     count = NGram.count

@@ -151,7 +151,7 @@ def test_scaling_that_cannot_be_is_named(
     assert f"{folder}/config.json" in str(caught.value)
 
 
-def test_absurd_sizes_are_refused_before_memory_is_asked_for(
+def test_absurd_sizes_are_refused_before_memory_is_allocated(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: without the limits a model of this size is begun."""

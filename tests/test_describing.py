@@ -189,7 +189,7 @@ def health() -> dict[str, Any]:
     return doctor()
 
 
-def test_doctor_says_what_is_here(health: dict[str, Any]) -> None:
+def test_doctor_shows_what_is_here(health: dict[str, Any]) -> None:
     assert json.loads(json.dumps(health))["versions"] == hardware.package_versions()
     rates = health["matrix_rates"]
     assert [row["threads"] for row in rates] == sorted({1, hardware.usable_cores()})
@@ -211,7 +211,7 @@ def test_every_extra_of_the_project_is_looked_for() -> None:
         assert set(inspection.EXTRAS[name]) == wanted
 
 
-def test_what_is_missing_is_said_with_its_remedy(
+def test_what_is_missing_is_reported_with_its_remedy(
     health: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(inspection.EXTRAS, "text", ("no_such_module",))

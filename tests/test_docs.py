@@ -31,7 +31,7 @@ def blocks(text: str) -> list[tuple[bool, str, str]]:
 @pytest.mark.promise(
     "Architecture", "The command reference matches the code; every command has a real example that parses"
 )
-def test_the_reference_is_what_the_code_says() -> None:
+def test_the_reference_is_what_the_code_shows() -> None:
     written = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
     assert written == reference(build_app()), "run: make docs"
     assert (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8") == errors_page(), "run: make docs"

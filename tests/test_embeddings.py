@@ -109,7 +109,7 @@ def trained(corpus: Path, out: Path, **more: Any) -> Path:
     return textus.train(corpus, overrides=settings, out=out, **{**TRAIN, **more}).path
 
 
-def test_a_run_begins_with_them_says_so_and_keeps_a_copy(
+def test_a_run_begins_with_them_is_reported_and_keeps_a_copy(
     corpus: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", str(corpus), "--tokenizer", "word", "--steps", "2", "--embeddings", str(file), "--out"]

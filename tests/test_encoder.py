@@ -156,7 +156,7 @@ def test_what_it_cannot_hold_is_refused(
         read_folder(tmp_path)
 
 
-def test_a_default_encoder_says_why_it_has_no_form_there() -> None:
+def test_a_default_encoder_shows_why_it_has_no_form_there() -> None:
     with raises(UsageError, "unsupported_export", "position='learned'", "'rotary'"):
         describe("encoder", to_dict(EncoderConfig(V)))
 
@@ -367,7 +367,7 @@ def taught(config: dict[str, Any], batches: Any, steps: int) -> Encoder:
     return model.eval()
 
 
-def test_it_learns_what_only_the_other_side_tells() -> None:
+def test_it_learns_what_only_the_other_side_holds() -> None:
     """Rows a…z b where the last id names the first: the first can only be known from what comes later."""
 
     def rows(step: int) -> Batch:
@@ -436,7 +436,7 @@ def test_pairs_are_a_function_of_the_step() -> None:
         NextSentenceLoader(counting_store(), batch_size=4, context_length=4)
 
 
-def test_next_sentences_are_learnt_and_told_apart_in_the_log() -> None:
+def test_next_sentences_are_learned_and_logged_separately() -> None:
     loader = NextSentenceLoader(counting_store(), batch_size=32, context_length=16, seed=0)
     config = {**SMALL, "vocab_size": 61, "segments": 2, "objective": "mlm+nsp", "end_id": 0, "d_model": 32}
     model = taught({**config, "masking": "token"}, loader.batch, 250)

@@ -329,7 +329,7 @@ def test_sources_that_cannot_be_read_are_refused() -> None:
 # ── learning ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_learns_to_reverse_what_only_the_source_tells() -> None:
+def test_it_learns_to_reverse_what_only_the_source_holds() -> None:
     torch.manual_seed(0)
     model = build("encoder-decoder", {**SMALL, "d_model": 32, "context_length": 8, "n_layer": 1})
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)

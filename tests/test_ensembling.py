@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from raising import raises
-from test_floor import SMALL, sentences, written
+from test_baselines import SMALL, sentences, written
 
 from textus import api
 from textus.cli.main import main
@@ -119,7 +119,9 @@ def test_a_soup_is_the_mean_of_weights(members: list[Path], folder: Path) -> Non
     )
 
 
-def test_a_soup_of_unlike_beginnings_is_told(members: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_soup_of_unlike_beginnings_is_reported(
+    members: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     ensembles.average_weights(members)
     assert "fine-tuned from the same base weights" in capsys.readouterr().err
 
@@ -130,7 +132,7 @@ def test_a_soup_of_one_beginning_may_differ_in_what_only_training_uses(
     ensembles.average_weights([members[1], others["gru1-more-dropout"]])
 
 
-def test_the_ensemble_is_told_against_its_mean_member(members: list[Path], folder: Path) -> None:
+def test_the_ensemble_is_reported_against_its_mean_member(members: list[Path], folder: Path) -> None:
     test = folder / "test.jsonl"
     result = api.ensemble_evaluate(members, test, baselines=False)
     probabilities = outputs_of(members, test)

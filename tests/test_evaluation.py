@@ -336,7 +336,7 @@ def test_a_string_and_a_file_score_the_same(tmp_path: Path, tokenizer: Tokenizer
     assert len(score_text(model, tokenizer, text).nats) == from_file["tokens"] == len(text)
 
 
-def test_broken_bytes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_bytes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.txt").write_bytes("春江潮水连海平，海上明月共潮生。".encode() + b"\xff\xfe ok")
     texts = read_text(tmp_path / "broken.txt")
     assert "".join(part.text for part in texts).endswith("\ufffd\ufffd ok")
@@ -394,7 +394,7 @@ def test_sequences_too_short_to_have_a_target_score_nothing(tokenizer: Tokenizer
 # ── samples ──
 
 
-def test_one_text_told_three_times_is_varied_within_and_not_altogether(tokenizer: Tokenizer) -> None:
+def test_one_text_written_three_times_is_varied_within_and_not_altogether(tokenizer: Tokenizer) -> None:
     model = fake(tokenizer, margin=50.0, context=None)  # greedy counting upwards, around the vocabulary
     period = tokenizer.vocab_size - 1 - tokenizer.end_id  # ids after end-of-text until ids wrap around
     n = min(10, period) if period > 0 else 10
@@ -439,7 +439,7 @@ TEXTS = ["the cat", "sat on the mat", "a dog ate the cat's hat;", "春江潮水�
 @pytest.mark.promise(
     "Families", "A family's own metrics have an interval over texts; a collapsed latent is reported"
 )
-def test_a_family_s_own_figures_are_told_with_an_interval_over_texts(tokenizer: Tokenizer) -> None:
+def test_a_family_s_own_figures_are_reported_with_an_interval_over_texts(tokenizer: Tokenizer) -> None:
     model = vae(tokenizer, spread=6.0)
     result = model_metrics(model, tokenizer, TEXTS)
     item = []
@@ -471,7 +471,7 @@ def test_parts_of_a_document_are_one_text_for_its_family(tokenizer: Tokenizer) -
     assert model_metrics(model, tokenizer, in_parts) == model_metrics(model, tokenizer, whole)
 
 
-def test_of_a_long_text_the_beginning_is_read_and_how_much_is_said(
+def test_of_a_long_text_the_beginning_is_read_and_how_much_is_reported(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(perplexity, "MAX_METRIC_TOKENS", 20)

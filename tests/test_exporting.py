@@ -122,7 +122,7 @@ def test_an_encoder_fills_masks_as_transformers_bert(corpora_of: dict[str, Path]
     ("more", "name"),
     [([], "Qwen3ForCausalLM"), (["model.qk_norm=false", "model.n_kv_head=1"], "LlamaForCausalLM")],
 )
-def test_a_decoder_goes_on_as_transformers_does(
+def test_a_decoder_continues_as_transformers_does(
     corpora_of: dict[str, Path], tmp_path: Path, more: list[str], name: str
 ) -> None:
     import transformers

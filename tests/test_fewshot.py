@@ -93,7 +93,7 @@ def test_scores_are_those_of_transformers(bpe: Path, shots: list[Example], tmp_p
 
 
 @pytest.mark.parametrize("family", ["lstm", "ngram"])
-def test_every_family_that_predicts_can_be_asked(
+def test_every_family_that_predicts_can_be_queried(
     family: str, speaker: api.Run, tmp_path: Path, corpus: Path
 ) -> None:
     run = speaker if family == "lstm" else None
@@ -168,7 +168,7 @@ def test_a_bias_to_one_class_is_taken_out(speaker: api.Run, tmp_path: Path) -> N
 @pytest.mark.promise(
     "Tasks", "Few-shot examples are balanced, seeded and never scored; prompts that do not fit are reported"
 )
-def test_examples_are_even_seeded_and_never_asked(speaker: api.Run, tmp_path: Path) -> None:
+def test_examples_are_even_seeded_and_never_scored(speaker: api.Run, tmp_path: Path) -> None:
     pool = [Example((str(n),), "abc"[n % 3], str(n)) for n in range(30)]
     for shots in range(1, 10):
         counts = Counter(shot.label for shot in sample_shots(pool, shots, "abc", Random(shots)))
@@ -187,7 +187,7 @@ def test_examples_are_even_seeded_and_never_asked(speaker: api.Run, tmp_path: Pa
         api.fewshot(speaker, data, on=data, shots=(1,))
 
 
-def test_what_does_not_fit_is_told(bpe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_fit_is_reported(bpe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = written(tmp_path / "d.jsonl", [{"text": "fox " * 60, "label": n} for n in (0, 1)] * 4)
     test = written(tmp_path / "t.jsonl", [{"text": f"heron {n} " * 40, "label": n % 2} for n in range(4)])
     result = api.fewshot(bpe, data, on=test, shots=(0, 8), repeats=1)

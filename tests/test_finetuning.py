@@ -70,7 +70,7 @@ def test_a_family_without_states_is_refused(family: str, rows: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-def test_from_a_run_its_weights_and_tokenizer_go_on(trained: Path, rows: Path, tmp_path: Path) -> None:
+def test_from_a_run_its_weights_and_tokenizer_continue(trained: Path, rows: Path, tmp_path: Path) -> None:
     settings = ["train.batch_size=8", "train.keep=last"]  # else the solved head alone is the best there is
     run = api.finetune(rows, init_from=trained, out=tmp_path / "run", epochs=1, overrides=settings)
     before, tokenizer, _ = load(trained)
@@ -100,7 +100,7 @@ def test_from_a_run_what_leaves_the_shapes_may_be_set(trained: Path, rows: Path,
     assert not (tmp_path / "other").exists()
 
 
-def test_what_is_asked_alone_and_together_is_answered_alike(tuned: api.Run) -> None:
+def test_single_questions_and_batches_have_equal_answers(tuned: api.Run) -> None:
     texts = [row["text"] for row in sentences(40, seed=2)] + ["", "grand"]
     together = tuned.predict(texts)
     for text, answer in zip(texts, together, strict=True):
@@ -110,7 +110,7 @@ def test_what_is_asked_alone_and_together_is_answered_alike(tuned: api.Run) -> N
     assert sum(together[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 
 
-def test_the_run_says_what_it_was_made_from(tuned: api.Run, rows: Path) -> None:
+def test_the_run_shows_what_it_was_made_from(tuned: api.Run, rows: Path) -> None:
     record = tuned.record
     assert (record["task"], record["labels"]) == ("classification", ["bad", "fine", "good"])
     assert record["corpus"]["path"] == str(rows.resolve())
@@ -254,7 +254,7 @@ def test_chinese_is_read_by_character(tmp_path: Path) -> None:
     "Nothing of the data is silently skipped: truncated texts, texts in both parts, unseen labels and "
     "empty rows are reported; rows without a usable label are refused by name",
 )
-def test_what_is_cut_is_told(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_cut_is_reported(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     api.finetune(rows, model="gru", out=tmp_path / "run", epochs=1, overrides=[*SMALL, "task.longest=6"])
     err = capsys.readouterr().err
     assert "texts are longer than 6 tokens: the ends of them" in err
@@ -323,7 +323,7 @@ def test_with_nothing_cut_every_window_is_read_and_their_mean_answers(
         run.predict([("a film", "a story")])
 
 
-def test_rows_in_both_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_in_both_parts_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = written(tmp_path / "train.jsonl", sentences(60))
     dev = written(tmp_path / "dev.jsonl", [*sentences(3), *sentences(9, seed=5)])
     api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
@@ -367,7 +367,7 @@ def test_labels_never_seen_count_as_wrong(
         ([{"text": "a", "label": ["x", "y"]}] * 9, "--set task.multi=true"),
     ],
 )
-def test_data_that_cannot_be_learnt_is_named(
+def test_data_that_cannot_be_learned_is_named(
     rows: list[dict[str, Any]], complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises((DataError, UsageError)) as caught:
@@ -376,7 +376,9 @@ def test_data_that_cannot_be_learnt_is_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_rows_without_text_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_without_text_are_left_out_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = written(tmp_path / "r.jsonl", [*sentences(60), {"text": "  ", "label": "bad"}])
     api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
     assert "1 rows have no text and are left out; the first is" in capsys.readouterr().err
@@ -449,7 +451,7 @@ def test_finished_and_resumed_it_names_what_can_be_done(
     assert "textus generate" not in out
 
 
-def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:
+def test_a_run_without_a_task_is_not_queried(trained: Path) -> None:
     with raises(UsageError, "not_fine_tuned"):
         api.open_run(trained).predict(["a text"])
 
@@ -501,7 +503,7 @@ def test_each_step_drops_other_units_and_the_same_step_the_same(family: str, row
     assert len({at(step) for step in range(4)}) == 4
 
 
-def test_word_dropout_leaves_out_the_share_asked_for_but_not_the_frame(rows: Path) -> None:
+def test_word_dropout_leaves_out_its_share_but_not_the_frame(rows: Path) -> None:
     _, plain = training_of("gru", rows)
     _, batches = training_of("gru", rows, word_dropout=0.4)
     kept = whole = 0

@@ -309,7 +309,7 @@ def test_at_the_context_only_the_last_half_is_kept() -> None:
 
 
 @pytest.mark.parametrize("context_length", [1, 2, 3])
-def test_the_smallest_contexts_go_on_too(context_length: int) -> None:
+def test_the_smallest_contexts_continue_too(context_length: int) -> None:
     assert len(generate(fake(context_length), [1], SamplingParams(max_tokens=7, sliding=True), None)) == 7
 
 
@@ -352,7 +352,7 @@ def test_prompts_that_cannot_be_continued(ids: list[int], messages: list[str]) -
         assert words in str(caught.value)
 
 
-def test_a_family_without_generation_says_so() -> None:
+def test_a_family_without_generation_is_reported() -> None:
     model = fake()
     model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model"):

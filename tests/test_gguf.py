@@ -217,7 +217,7 @@ def test_the_splits_have_the_names_that_llama_cpp_gives_them(gpt2_lists: Any, tm
     assert SPLITS["dbrx"] == SPLITS["llama-bpe"]
 
 
-def test_a_file_that_does_not_say_how_it_splits_is_split_as_llama_cpp_does(
+def test_a_file_without_its_way_of_splitting_is_split_as_llama_cpp_does(
     gpt2_lists: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """M11: 'default' cuts numbers into three digits, and punctuation from what follows."""
@@ -337,7 +337,7 @@ def test_the_splits_differ_where_they_should(gpt2_lists: Any, tmp_path: Path) ->
     "The mask of an imported encoder is the one its tokenizer names; texts of Llama 3 begin with its token",
 )
 @pytest.mark.parametrize(("split", "begin"), [("llama-bpe", [1]), ("gpt-2", [])])
-def test_texts_of_llama_3_begin_with_its_token_though_no_flag_says_so(
+def test_texts_of_llama_3_begin_with_its_token_though_no_flag_is_reported(
     tmp_path: Path, split: str, begin: list[int]
 ) -> None:
     finish(header(tmp_path / "m.gguf", pre=split))

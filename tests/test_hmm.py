@@ -208,12 +208,12 @@ def equal(trained: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
 ROWS = [document(5)[:-1], text(6, seed=1), document(4, seed=2)]
 
 
-def test_what_is_learnt_is_the_posterior_of_all_paths() -> None:
+def test_what_is_learned_is_the_posterior_of_all_paths() -> None:
     trained = taught(fresh(), *(whole([row]) for row in ROWS))
     assert equal(trained, expectations(fresh(), ROWS))
 
 
-def test_padding_and_packing_teach_the_same() -> None:
+def test_padding_and_packing_have_the_same_gradients() -> None:
     ids, targets, mask = torch.full((3, 9), 2), torch.full((3, 9), 4), torch.zeros(3, 9, dtype=torch.bool)
     for b, row in enumerate(ROWS):
         ids[b, : len(row) - 1], targets[b, : len(row) - 1] = torch.tensor(row[:-1]), torch.tensor(row[1:])
@@ -224,7 +224,7 @@ def test_padding_and_packing_teach_the_same() -> None:
     assert equal(taught(fresh(), packed(documents)), expectations(fresh(), documents))
 
 
-def test_long_documents_are_learnt_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_documents_are_learned_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each piece begins with the last target of the one before, and where it is, `midway` says."""
     monkeypatch.setattr(hmm, "PIECE", 4)
     ids = document(9)
@@ -232,7 +232,7 @@ def test_long_documents_are_learnt_in_pieces(monkeypatch: pytest.MonkeyPatch) ->
     assert equal(taught(fresh(), whole([ids])), expectations(fresh(), pieces))
 
 
-def test_targets_of_weight_zero_teach_nothing() -> None:
+def test_targets_of_weight_zero_have_no_gradient() -> None:
     """What they would have taught stays away, though they are read: a document after them knows the same."""
     batch = packed([document(4, seed=5), document(3, seed=6)])
     batch.weights[:, :5] = 0
@@ -475,7 +475,7 @@ def test_tag_trigrams_are_interpolated_as_in_the_paper() -> None:
     assert (result > 0).all()
 
 
-def test_unknown_words_are_told_by_their_endings() -> None:
+def test_unknown_words_are_tagged_by_their_endings() -> None:
     rows = [([f"{stem}ing", f"{stem}ly"], ["V", "R"]) for stem in ("walk", "talk", "sing", "jump", "hunt")]
     model = HMMTagger().fit(rows)
     assert model.tags[int(model.share("climbing").argmax())] == "V"
@@ -495,7 +495,7 @@ def test_smoothing_is_that_of_witten_and_bell() -> None:
     assert share.tolist() == pytest.approx([(3 + 2 * 0.2) / 6, 2 * 0.3 / 6, (1 + 2 * 0.5) / 6])
 
 
-def test_a_capital_at_the_beginning_says_little() -> None:
+def test_a_capital_at_the_beginning_is_weak_evidence() -> None:
     model = HMMTagger().fit([(["The", "Will", "will", "will", "will"], ["D", "N", "V", "V", "V"])] * 4)
     shares = []
     for opens in (False, True):

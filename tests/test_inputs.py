@@ -38,7 +38,7 @@ def test_a_plain_text_is_read_a_line_a_text(
     assert [first["text"][start:end] for start, end in places] == ["Anna", "Rome"]
 
 
-def test_tokens_in_columns_are_told_from_lines_by_what_they_are(
+def test_tokens_in_columns_are_distinguished_from_sentences(
     tagger: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     conll = tmp_path / "conll.txt"

@@ -431,7 +431,7 @@ def answer(process: subprocess.Popen[str]) -> str:
 @pytest.mark.promise(
     "Training", "Without a compiler training falls back to the eager step and prints one line"
 )
-def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_path: Path) -> None:
+def test_without_a_compiler_the_eager_step_is_taken_and_one_line_is_reported(tmp_path: Path) -> None:
     code = (
         "from textus.training import autotune; from textus.models.registry import build\n"
         "autotune.fast_bf16 = lambda: True\n"

@@ -78,7 +78,7 @@ def test_features_are_scikit_learns(
         )
 
 
-def test_both_kinds_stand_beside_each_other(sklearn: Any) -> None:
+def test_both_kinds_are_shown_together(sklearn: Any) -> None:
     ours = LinearClassifier(WIDE).fit(TEXTS, LABELS)
     kinds = [("word", (1, 2)), ("char", (1, 3))]
     text = sklearn.feature_extraction.text
@@ -126,7 +126,7 @@ def test_logistic_regression_is_scikit_learns(n_classes: int, l2: float, sklearn
     assert ours.predict(UNSEEN) == theirs.predict(features(ours, UNSEEN)).tolist()
 
 
-def test_numeric_columns_beside_text_are_scikit_learns(sklearn: Any) -> None:
+def test_numeric_columns_next_to_text_are_scikit_learns(sklearn: Any) -> None:
     draw = np.random.default_rng(0)
     numbers = np.stack([draw.normal(3, 100, 15), np.full(15, 7.0), draw.integers(0, 2, 15)], 1)
     ours = LinearClassifier(LinearConfig()).fit(TEXTS, LABELS, numbers)
@@ -183,7 +183,7 @@ def test_hidden_layers_learn_with_any_activation(activation: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(INITIALISATIONS))
-def test_hidden_layers_start_as_asked(name: str) -> None:
+def test_hidden_layers_start_as_configured(name: str) -> None:
     ends = []
     for seed in (0, 0, 1):
         config = LinearConfig(d_hidden=8, initialisation=name, l2=0.01, steps=20, seed=seed)
@@ -201,7 +201,7 @@ def test_logistic_regression_ends_at_the_bottom_whatever_the_seed() -> None:
     assert torch.equal(one.weights[0], other.weights[0])
 
 
-def test_stopping_early_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stopping_early_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     LinearClassifier(LinearConfig(l2=0.001, steps=2)).fit(TEXTS, LABELS)
     assert "not at the bottom after 2 steps" in capsys.readouterr().err
     LinearClassifier(LinearConfig()).fit(TEXTS, LABELS)
@@ -292,7 +292,9 @@ def fitted(
         ),
     ],
 )
-def test_what_cannot_be_is_told(call: Callable[[], object], kind: type[Exception], message: str) -> None:
+def test_impossible_values_are_reported(
+    call: Callable[[], object], kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind) as error:
         call()
     assert message in str(error.value)

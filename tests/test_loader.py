@@ -97,7 +97,7 @@ def test_an_interrupted_pass_leaves_nothing_that_looks_whole(tmp_path: Path, tok
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-def test_an_empty_split_says_so(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_an_empty_split_is_reported(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with raises(DataError, "empty_data"):
         load_or_tokenize(Texts(tmp_path, []), tokenizer)
 

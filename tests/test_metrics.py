@@ -32,7 +32,7 @@ def test_the_value_is_a_ratio_of_sums_not_a_mean_of_ratios() -> None:
     assert high == pytest.approx(3.0)
 
 
-def test_equal_blocks_have_no_spread_and_one_block_says_nothing() -> None:
+def test_equal_blocks_have_no_spread_and_one_block_has_no_interval() -> None:
     assert bootstrap([2.0] * 10, [4.0] * 10) == (0.5, 0.5, 0.5)
     assert bootstrap([3.0], [2.0]) == (1.5, 1.5, 1.5)
 
@@ -111,7 +111,7 @@ def test_a_token_counts_in_the_block_where_it_begins() -> None:
     assert blocks.sums.tolist() == [11.0, 100.0, 1000.0]
 
 
-def test_blocks_lie_where_the_text_says_whatever_the_tokens() -> None:
+def test_blocks_follow_the_text_whatever_the_tokens() -> None:
     fine, coarse = ByteBlocks(), ByteBlocks()
     fine.add(100_000, [1] * 100_000, [0.5] * 100_000)
     coarse.add(100_000, [10] * 10_000, [5.0] * 10_000)

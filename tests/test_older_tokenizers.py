@@ -163,7 +163,7 @@ def test_ids_are_those_of_autotokenizer(case: str, tmp_path: Path) -> None:
     assert (mine.chat_template is not None) == case.startswith("Qwen2")
 
 
-def test_a_chat_template_beside_an_older_tokenizer_is_read(tmp_path: Path) -> None:
+def test_a_chat_template_next_to_an_older_tokenizer_is_read(tmp_path: Path) -> None:
     """M3: the template in tokenizer_config.json was dropped."""
     folder = folder_of("Qwen2Tokenizer", tmp_path)
     mine = legacy_tokenizers.read(folder, {})
@@ -280,7 +280,7 @@ def test_settings_of_words_reach_a_tokenizer_json(
         ("PreTrainedTokenizerFast", "gpt2", gpt2),
     ],
 )
-def test_a_blank_before_texts_is_as_the_settings_say(
+def test_a_blank_before_texts_is_as_the_settings_requires(
     named: str | None, kind: str, write: Any, inside: bool, more: dict[str, Any], tmp_path: Path
 ) -> None:
     """add_prefix_space of tokenizer_config.json was passed over beside a tokenizer.json."""
@@ -305,7 +305,7 @@ def test_a_blank_before_texts_is_as_the_settings_say(
         ("xlm-roberta", sentencepiece("unigram", "sentencepiece.bpe.model")),
     ],
 )
-def test_a_blank_before_texts_of_pieces_is_as_the_settings_say(
+def test_a_blank_before_texts_of_pieces_is_as_the_settings_requires(
     kind: str, write: Any, blank: bool, tmp_path: Path
 ) -> None:
     n = write(tmp_path, {})

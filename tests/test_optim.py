@@ -60,7 +60,7 @@ def test_a_short_training_still_gets_off_the_ground() -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_replan_goes_on_from_where_it_is_and_comes_down_to_zero(name: str) -> None:
+def test_a_replan_continues_from_where_it_is_and_comes_down_to_zero(name: str) -> None:
     settings = OptimSettings(schedule=name)
     plain, bent = Schedule(settings, STEPS), Schedule(settings, STEPS, [ScheduleCut(100, 150)])
     assert (plain.steps, bent.steps) == (STEPS, 150)

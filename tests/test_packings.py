@@ -63,7 +63,7 @@ def test_quantized_folders_are_named(values: dict[str, Any], name: str, tmp_path
     refused(llama(tmp_path / "m", **values), f"is quantized by {name}", "a GGUF file")
 
 
-def test_settings_of_a_quantizer_beside_the_model_name_it(tmp_path: Path) -> None:
+def test_settings_of_a_quantizer_next_to_the_model_name_it(tmp_path: Path) -> None:
     """M16: the first GPTQ folders say so in a file of their own."""
     (llama(tmp_path / "m") / "quantize_config.json").write_text('{"bits": 4}')
     refused(tmp_path / "m", "is quantized by GPTQ")
@@ -113,7 +113,7 @@ def test_checkpoints_of_pytorch_are_named_and_never_opened(tmp_path: Path) -> No
         ([], "has neither model.safetensors nor"),
     ],
 )
-def test_folders_without_safetensors_say_what_they_hold(files: list[str], part: str, tmp_path: Path) -> None:
+def test_folders_without_safetensors_show_what_they_hold(files: list[str], part: str, tmp_path: Path) -> None:
     """M16: .bin-only folders and those of other programs."""
     (llama(tmp_path / "m") / "model.safetensors").unlink()
     for name in files:

@@ -65,7 +65,7 @@ def test_a_text_column_comes_first_and_plain_corpora_are_as_before(tmp_path: Pat
     assert "pairs" not in corpus.record
 
 
-def test_both_sides_are_repaired_and_what_is_not_whole_is_told(tmp_path: Path) -> None:
+def test_both_sides_are_repaired_and_what_is_not_whole_is_reported(tmp_path: Path) -> None:
     rows = [
         {"source": "cafe\u0301", "target": "x\r\ny"},
         {"source": None, "target": "x"},
@@ -227,7 +227,7 @@ def test_rows_of_like_length_share_a_batch() -> None:
     assert padding([unsorted.batch(step) for step in range(50)]) > 0.35
 
 
-def test_long_texts_are_cut_in_pairs_and_go_on_in_rows_of_their_own_without() -> None:
+def test_long_texts_are_cut_in_pairs_and_continue_in_rows_of_their_own_without() -> None:
     short = loader(context_length=10)
     for step in range(20):
         batch = short.batch(step)
@@ -319,7 +319,7 @@ def test_plain_text_becomes_pairs_anew_each_time(objective: str) -> None:
 
 
 @pytest.mark.parametrize("objective", ["span", "prefix"])
-def test_the_shortest_context_is_told_as_it_was_asked(objective: str) -> None:
+def test_the_shortest_context_is_reported_as_it_was_given(objective: str) -> None:
     sizes = {"objective": objective, "mask_id": 2, "batch_size": 4}
     with raises(UsageError, "out_of_range", "2"):
         DenoisingLoader(TARGETS, context_length=2, **sizes)

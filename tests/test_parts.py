@@ -47,7 +47,7 @@ FORMULAS: dict[str, Callable[[float], float]] = {
 
 
 @pytest.mark.promise("Families", "Every textbook part is its formula")
-def test_every_part_is_asked() -> None:
+def test_every_part_is_tried() -> None:
     assert set(FORMULAS) | {"softmax"} == set(registry.ACTIVATIONS)
     assert set(LOSSES) == set(registry.LOSSES)
     assert set(DRAWN) | {"orthogonal", "zeros"} == set(registry.INITIALISATIONS)
@@ -141,7 +141,7 @@ def test_hinge_is_torchs_on_one_margin() -> None:
     torch.testing.assert_close(ours, 2 * theirs)  # torch divides by the number of classes
 
 
-def test_a_sure_discriminator_still_teaches_the_generator() -> None:
+def test_a_sure_discriminator_still_trains_the_generator() -> None:
     """Goodfellow's reason for the non-saturating form: log(1 − D) has no slope where D is near zero."""
     made = torch.tensor([-20.0], requires_grad=True)
     registry.LOSSES["adversarial"](made, torch.ones(1)).backward()
@@ -409,6 +409,8 @@ def test_schedules_are_torchs_after_the_warm_up(name: str) -> None:
         (lambda: apply_overrides(OptimSettings(), ["optimiser=rmsporp"]), ("unknown_name", "'rmsprop'")),
     ],
 )
-def test_wrong_names_are_told_with_the_nearest(call: Callable[[], object], message: tuple[str, ...]) -> None:
+def test_wrong_names_are_reported_with_the_nearest(
+    call: Callable[[], object], message: tuple[str, ...]
+) -> None:
     with raises(UsageError, *message):
         call()

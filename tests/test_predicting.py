@@ -339,7 +339,7 @@ def test_a_string_that_names_a_file_is_refused(linear: api.Run, reviews_folder: 
 
 
 @pytest.mark.parametrize("form", ["rows", "frame", "pair"])
-def test_rows_of_python_are_learnt_from_and_measured_on(
+def test_rows_of_python_are_learned_from_and_measured_on(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """U5: dictionaries, a DataFrame, (X, y) with an array of numpy's numbers."""

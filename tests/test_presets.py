@@ -127,7 +127,7 @@ def test_settings_have_the_last_word(tokenized: TokenizedCorpus) -> None:
     "Families", "Each optimiser has a default learning rate; the record holds it; earlier runs keep theirs"
 )
 @pytest.mark.parametrize(("optimiser", "rate"), [("muon", 0.03), ("adamw", 0.001), ("sgd", 0.1)])
-def test_the_record_tells_the_rate_that_is_taken(
+def test_the_record_reports_the_rate_that_is_taken(
     optimiser: str, rate: float, corpus: Path, tokenizer_path: Path, tmp_path: Path
 ) -> None:
     words = [*TINY, f"optim.optimiser={optimiser}"]
@@ -224,7 +224,7 @@ def test_wrong_words_replace_no_finished_run(
 
 @pytest.mark.promise("Families", "Texts end with the end token of the tokenizer")
 @pytest.mark.parametrize("family", ["ngram", "hmm", "vae", "gan", "seq2seq", "encoder-decoder", "encoder"])
-def test_texts_end_as_the_tokenizer_says(
+def test_texts_end_as_the_tokenizer_requires(
     family: str, corpus: Path, tokenizer_path: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path
 ) -> None:
     answer = rf"^model.end_id={tokenizer.end_id + 1}: the tokenizer ends texts with id {tokenizer.end_id}; leave the"

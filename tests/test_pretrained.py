@@ -193,7 +193,7 @@ def test_a_headless_gpt2_is_read_without_its_prefix(tmp_path: Path) -> None:
     same(imported(tmp_path), theirs)
 
 
-def test_the_old_way_to_say_rope_scaling_is_read(tmp_path: Path) -> None:
+def test_the_older_form_of_rope_scaling_is_read(tmp_path: Path) -> None:
     def older(hf: dict[str, Any]) -> None:
         answer = hf.pop("rope_parameters")
         hf["rope_theta"] = answer.pop("rope_theta")
@@ -345,7 +345,7 @@ def test_integers_as_weights_are_refused(tmp_path: Path) -> None:
         (lambda index: index["weight_map"].pop("model.norm.weight"), ["disagree about model.norm.weight"]),
     ],
 )  # fmt: skip
-def test_an_index_that_lies_is_refused(
+def test_an_index_with_false_numbers_is_refused(
     change: Callable[[dict[str, Any]], Any], messages: list[str], tmp_path: Path
 ) -> None:
     path = saved("llama", tmp_path, max_shard_size="10KB") / "model.safetensors.index.json"
@@ -373,19 +373,21 @@ PLAIN = {"vocab_size": V, "n_layer": 1, "d_model": 32, "n_head": 2}
         ),
     ],
 )
-def test_what_cannot_be_exported_is_told_with_reasons(values: dict[str, Any], messages: list[str]) -> None:
+def test_what_cannot_be_exported_is_reported_with_reasons(
+    values: dict[str, Any], messages: list[str]
+) -> None:
     with pytest.raises(UsageError) as caught:
         describe("decoder", {**PLAIN, **values})
     assert all(line in str(caught.value) for line in messages)
 
 
-def test_a_family_without_a_foreign_form_is_told(tmp_path: Path) -> None:
+def test_a_family_without_a_foreign_form_is_reported(tmp_path: Path) -> None:
     with raises(UsageError, "unsupported_export", "'ngram'"):
         describe("ngram", {"vocab_size": V, "end_id": 0, "order": 2})
 
 
 @pytest.mark.promise("Families", "Training reports which exports are lost")
-def test_training_says_which_exports_are_lost(
+def test_training_shows_which_exports_are_lost(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from textus.api import train

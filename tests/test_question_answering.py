@@ -73,7 +73,7 @@ def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
     "reported or refused by name",
 )
 @pytest.mark.parametrize("shift", [-5, -1, 0, 2, 5])
-def test_an_answer_a_little_off_its_start_is_moved_and_told(
+def test_an_answer_a_little_off_its_start_is_moved_and_reported(
     shift: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
@@ -82,7 +82,7 @@ def test_an_answer_a_little_off_its_start_is_moved_and_told(
     assert ("1 answers were up to 5 characters off" in capsys.readouterr().err) == (shift != 0)
 
 
-def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_in_other_words_are_measured_by_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     other = {"text": "39613.0", "start": -1}
     given = [record(answers=[other]), record(answers=[other, at("Anna")])]
@@ -112,7 +112,7 @@ def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureF
         ({"answers": []}, "none of the 1 rows has an answer"),
     ],
 )
-def test_what_cannot_be_learnt_is_named(values: dict[str, Any], complaint: str) -> None:
+def test_what_cannot_be_learned_is_named(values: dict[str, Any], complaint: str) -> None:
     rows = [record(**values)]
     with pytest.raises(DataError) as caught:
         QuestionAnswering.from_records(QuestionAnsweringSettings(), rows).make_examples(rows, labelled=True)
@@ -188,7 +188,7 @@ def test_windows_cover_the_context_and_hold_the_answer(longest: int, stride: int
     assert (len(rows) > 1) == (longest < 100)
 
 
-def test_a_window_without_room_is_refused_and_a_long_question_cut(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_window_too_small_is_refused_and_a_long_question_cut(capsys: pytest.CaptureFixture[str]) -> None:
     with raises(UsageError, "out_of_range"):
         rows_at(4)
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
@@ -200,7 +200,7 @@ def test_a_window_without_room_is_refused_and_a_long_question_cut(capsys: pytest
         task.encode([Example(("Who?",), None, "text 1")], word_tokenizer(), InputTemplate((0,), 0, 20))
 
 
-def test_an_answer_through_a_token_is_learnt_whole_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_answer_through_a_token_is_learned_whole_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(longest_answer=2), [])
     answers = [at("believer"), at("Rome"), at("went to Rome")]
     examples = task.make_examples([record(answers=[answer]) for answer in answers], labelled=True)
@@ -215,7 +215,7 @@ def test_an_answer_through_a_token_is_learnt_whole_and_told(capsys: pytest.Captu
     assert "1 of 3 answers are longer than 2 tokens" in err
 
 
-def test_of_several_answers_the_most_frequent_is_learnt() -> None:
+def test_of_several_answers_the_most_frequent_is_learned() -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     answers = [at("Anna"), at("Old Anna"), at("Old Anna")]
     (row,) = task.encode(
@@ -227,7 +227,7 @@ def test_of_several_answers_the_most_frequent_is_learnt() -> None:
     assert CONTEXT[low[0] : high[1]] == "Old Anna"
 
 
-def test_a_third_segment_says_what_the_question_has_too() -> None:
+def test_a_third_segment_shows_what_the_question_has_too() -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     example = Example(("Who went to Rome?", CONTEXT), None, "row 1")
     tokenizer = word_tokenizer()
@@ -420,7 +420,7 @@ def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None
     assert not run.task.settings.no_answer
 
 
-def test_where_there_is_none_it_says_so(tuned: api.Run, tmp_path: Path) -> None:
+def test_where_it_is_missing_that_is_reported(tuned: api.Run, tmp_path: Path) -> None:
     assert tuned.record["task_settings"]["no_answer"]
     scores = tuned.evaluate(written(tmp_path / "test.jsonl", questions(100, seed=1, none=0.5)))
     assert scores["no_answer_accuracy"]["value"] > 0.8
@@ -441,7 +441,7 @@ def test_a_long_context_is_read_to_its_end(tuned: api.Run) -> None:
     assert predictions["probability"] > 0.8  # two windows have it
 
 
-def test_what_is_asked_alone_and_together_is_answered_alike(tuned: api.Run) -> None:
+def test_single_questions_and_batches_have_equal_answers(tuned: api.Run) -> None:
     rows = questions(30, seed=2, none=0.3)
     prompts = [(row["question"], row["context"] * (1 + number % 3)) for number, row in enumerate(rows)]
     for pair, answer in zip(prompts, tuned.predict(prompts), strict=True):

@@ -77,7 +77,7 @@ def test_columns_by_name_and_by_place(tmp_path: Path) -> None:
         ("0=text,label=b", ("conflicting_options",)),
     ],
 )
-def test_columns_that_say_nothing_are_refused(spelled: str, complaint: tuple[str, ...]) -> None:
+def test_columns_without_information_are_refused(spelled: str, complaint: tuple[str, ...]) -> None:
     with raises(UsageError, *complaint):
         parse_columns(spelled)
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_read_is_named(
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_file_that_is_not_there() -> None:
+def test_a_file_that_is_missing() -> None:
     with raises(DataError, "not_found", "nowhere.csv"):
         read_records(Path("nowhere.csv"))
 
@@ -351,7 +351,7 @@ def test_a_folder_for_each_class_reads_any_suffix_and_reports_the_rest(
     assert pairs == {(row["text"], row["label"]) for row in expected}
 
 
-def test_texts_beside_tables_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_texts_next_to_tables_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write(tmp_path / "in" / "a.csv", "text,label\na,1\n")
     write(tmp_path / "in" / "README.txt", "about")
     assert values(tmp_path / "in") == [{"text": "a", "label": "1"}]

@@ -98,7 +98,7 @@ def test_ratings_are_scikit_learns() -> None:
     )
 
 
-def test_the_interval_of_spearman_holds_it_as_often_as_it_says() -> None:
+def test_the_interval_of_spearman_holds_it_as_often_as_stated() -> None:
     real = stats.spearmanr(*drawn(99, 200_000)).statistic
     figures = [
         regression.regression_scores(*drawn(seed, 150), "spearman", seed=seed)["spearman"]
@@ -107,7 +107,7 @@ def test_the_interval_of_spearman_holds_it_as_often_as_it_says() -> None:
     assert sum(figure["low"] <= real <= figure["high"] for figure in figures) >= 16  # 95 % of 20 is 19
 
 
-def test_what_cannot_be_told_is_left_out_and_named() -> None:
+def test_what_cannot_be_measured_is_left_out_and_named() -> None:
     gold, guess = drawn(0)
     result = regression.regression_scores(np.full_like(gold, 3.0), guess, "r2")
     assert result["undefined"] == ["r2", "pearson", "spearman"]
@@ -149,7 +149,7 @@ def test_thresholds_far_away_still_have_gradients() -> None:
     )
 
 
-def test_numbers_are_learnt_in_deviations_and_told_as_they_are() -> None:
+def test_numbers_are_learned_in_deviations_and_predicted_in_their_unit() -> None:
     torch.manual_seed(0)
     head = RegressionHead(
         6, [1e9, 5.0], [2.0, 0.5], number_means=[1e9], number_deviations=[3.0], dropout=0.0
@@ -178,7 +178,7 @@ def test_numbers_are_learnt_in_deviations_and_told_as_they_are() -> None:
     "Numbers, several numbers and ordered ratings are trained, with numeric columns next to the text; "
     "a missing one is refused or reported",
 )
-def test_numbers_beside_the_text_are_read(rows: Path, tmp_path: Path) -> None:
+def test_numbers_next_to_the_text_are_read(rows: Path, tmp_path: Path) -> None:
     settings = [*SMALL, "task.numeric=year", "choices.precision=float32"]
     run = api.finetune(
         rows, task="regression", model="gru", out=tmp_path / "run", epochs=16, overrides=settings
@@ -201,7 +201,7 @@ def test_numbers_beside_the_text_are_read(rows: Path, tmp_path: Path) -> None:
         run.predict(["a grand film"])
 
 
-def test_a_missing_number_is_refused_or_told(
+def test_a_missing_number_is_refused_or_reported(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     holes = [{**row, "year": None} if number % 3 == 0 else row for number, row in enumerate(rows_of(90))]
@@ -258,7 +258,7 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bytes(rows: Path, tmp_path: 
     assert api.verify_determinism(run.path)["identical"]
 
 
-def test_same_numbers_everywhere_are_told(
+def test_same_numbers_everywhere_are_reported(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = api.finetune(rows, task="regression", model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
@@ -288,7 +288,7 @@ def test_same_numbers_everywhere_are_told(
         ({"text": "a", "label": 3}, ["task.kind=ordinl"], "kind='ordinl': input should be 'number' or 'ordinal'"),
     ],
 )  # fmt: skip
-def test_data_that_cannot_be_learnt_is_named(
+def test_data_that_cannot_be_learned_is_named(
     row: dict[str, Any], settings: list[str], complaint: str, tmp_path: Path
 ) -> None:
     data = written(tmp_path / "r.jsonl", [{**row, "text": f"{row['text']} {n}"} for n in range(40)])

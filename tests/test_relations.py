@@ -139,7 +139,9 @@ def test_direction_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert task.metrics(examples, turned)["f1"]["value"] == 1
 
 
-def test_no_relation_is_no_class_and_rows_without_any_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_relation_is_no_class_and_rows_without_any_are_reported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     records = [row_of("a b", [(0, 1, "t"), (2, 3, "t")], [(0, "r", 1)])]
     task = task_of(records)
     empty = task.make_examples([row_of("a b", [(0, 1, "t"), (2, 3, "t")], [])], labelled=True)
@@ -153,7 +155,7 @@ def test_no_relation_is_no_class_and_rows_without_any_are_told(capsys: pytest.Ca
     assert task.metrics(task.make_examples(named, labelled=True), right)["recall"]["value"] == 1
 
 
-def test_the_floor_is_what_most_pairs_of_the_types_have() -> None:
+def test_the_baseline_is_what_most_pairs_of_the_types_have() -> None:
     records = [
         row_of("a b", [(0, 1, "x"), (2, 3, "y")], [(0, "r", 1)]),
         row_of("a b", [(0, 1, "x"), (2, 3, "y")], [(0, "r", 1)]),
@@ -180,7 +182,7 @@ def test_the_floor_is_what_most_pairs_of_the_types_have() -> None:
     "Rows of relations in three forms are equivalent; an index, a span or a mark out of range, a "
     "relation of an entity with itself and data without a relation are refused by name",
 )
-def test_all_forms_say_the_same() -> None:
+def test_all_forms_are_equal() -> None:
     plain = row_of("Anna lives in Bonn .", [(0, 4, "person"), (14, 18, "place")], [(0, "lives in", 1)])
     tacred = {
         "token": ["Anna", "lives", "in", "Bonn", "."], "subj_start": 0, "subj_end": 0, "subj_type": "person",
@@ -196,7 +198,7 @@ def test_all_forms_say_the_same() -> None:
     assert parse_relation_example(Record(tacred, ""), labelled=True).marked_pairs == ((0, 1),)
 
 
-def test_mentions_that_do_not_stand_in_their_text_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mentions_missing_from_their_text_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     spo = {"subject": "Anna", "subject_type": "p", "predicate": "r", "object_type": "q"}
     values = {"text": "Anna Bonn", "spo_list": [{**spo, "object": "Bonn"}, {**spo, "object": "Rome"}]}
     task_of([Record(values, "row 1")]).make_examples([Record(values, "row 1")], labelled=True)
@@ -244,7 +246,7 @@ def test_marks_outside_the_tokens_are_named(name: str) -> None:
         parse_relation_example(Record({**values, name: 2}, "row 1"), labelled=True)
 
 
-def test_data_without_a_relation_teaches_nothing() -> None:
+def test_data_without_a_relation_trains_no_class() -> None:
     with raises(DataError, "no_labels", "1"):
         task_of([row_of("a b", TWO, [])])
     with raises(DataError, "no_labels", "1"):
@@ -290,7 +292,7 @@ def test_a_text_with_one_entity_has_no_pair_and_an_answer(capsys: pytest.Capture
     assert task.training_rows(rows) == [row for row in rows if row.meta[1]]
 
 
-def test_thousands_of_entities_are_asked_by_reach(capsys: pytest.CaptureFixture[str]) -> None:
+def test_thousands_of_entities_are_paired_by_distance(capsys: pytest.CaptureFixture[str]) -> None:
     n = 3000
     entities = [(2 * at, 2 * at + 1, "t") for at in range(n)]
     record = row_of("x " * n, entities, [(0, "r", 1), (5, "r", 9), (0, "r", n - 1)])
@@ -304,7 +306,7 @@ def test_thousands_of_entities_are_asked_by_reach(capsys: pytest.CaptureFixture[
     assert all(abs(row.meta[1][0] - row.meta[1][1]) <= 5 for row in rows)
 
 
-def test_types_that_nothing_joined_are_not_asked_and_that_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_types_without_a_relation_are_skipped_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
     three = [(0, 1, "x"), (2, 3, "y"), (4, 5, "z")]
     train_row = row_of("a b c", three, [(0, "r", 1)])
     task = task_of([train_row])
@@ -362,7 +364,7 @@ def test_augmented_rows_relate_the_same_names() -> None:
     "are read around the pair; the head reads both places in order",
 )
 @pytest.mark.parametrize("kind", ["char", "word", "bpe", "wordpiece"])
-def test_marks_stand_around_the_pair_and_nothing_else_changes(kind: str) -> None:
+def test_marks_surround_the_pair_and_nothing_else_changes(kind: str) -> None:
     records = [Record(row, f"row {number}") for number, row in enumerate(facts(40))]
     task = task_of(records)
     tokenizer = tokenizer_of(task, records, kind)
@@ -423,7 +425,7 @@ def test_what_is_read_of_a_long_text_is_around_the_pair() -> None:
     assert cut > 50
 
 
-def test_a_pair_too_far_apart_and_a_window_too_small_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pair_too_far_apart_and_a_window_too_small_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     record = row_of("a" + " x" * 100 + " b", [(0, 1, "t"), (202, 203, "t")], [(0, "r", 1)])
     task = task_of([record])
     row = rows_in(task, [record], longest=40)[0]
@@ -433,7 +435,7 @@ def test_a_pair_too_far_apart_and_a_window_too_small_are_told(capsys: pytest.Cap
         rows_in(task, [record], longest=12)
 
 
-def test_marks_that_the_tokenizer_does_not_know_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_marks_that_the_tokenizer_does_not_know_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     record = row_of("a b", TWO, [(0, "r", 1)])
     task = task_of([record])
     task.encode(
@@ -488,7 +490,7 @@ def test_a_batch_holds_the_places_of_its_rows(tuned: api.Run) -> None:
     "Relations and their direction are trained, in English and in Chinese, resumed to the same bytes, "
     "and predicted with character offsets",
 )
-def test_relations_and_their_direction_are_learnt(tuned: api.Run, folder: Path) -> None:
+def test_relations_and_their_direction_are_learned(tuned: api.Run, folder: Path) -> None:
     scores = tuned.evaluate(folder / "test.jsonl", out=folder / "page")
     assert scores["f1"]["value"] > 0.9
     assert {class_["label"]: class_["f1"] > 0.8 for class_ in scores["classes"]} == {
@@ -501,7 +503,7 @@ def test_relations_and_their_direction_are_learnt(tuned: api.Run, folder: Path) 
     assert (folder / "page" / "evaluation.html").exists()
 
 
-def test_answers_stand_where_they_say(
+def test_answers_are_at_their_offsets(
     tuned: api.Run, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = facts(60, seed=1)

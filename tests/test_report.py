@@ -186,7 +186,7 @@ def overlaps(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> tup
 @pytest.mark.promise("Families", "Labels in the comparison's picture do not overlap")
 @pytest.mark.parametrize("size", [10, 14])
 @pytest.mark.parametrize("step", [1.0, 0.1])
-def test_names_lie_on_nothing_and_kinds_are_told(
+def test_labels_do_not_overlap_and_kinds_are_labelled(
     size: int, step: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plots, "FONT_SIZE", size)
@@ -195,13 +195,13 @@ def test_names_lie_on_nothing_and_kinds_are_told(
     assert labels == ["exact", "bound", "pseudo", "bits"]
 
 
-def test_names_that_lie_on_one_another_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlapping_labels_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "REACH", plots.REACH[:1])  # the planted fault: one place for each name
     monkeypatch.setattr(plots, "AROUND", plots.AROUND[:1])
     assert overlaps(monkeypatch, crowded(0.02))[0] > 100
 
 
-def test_one_kind_is_told_at_the_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_kind_is_reported_at_the_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row for row in crowded(1.0) if row["kind"] == "exact"]
     assert overlaps(monkeypatch, rows)[1] == ["bits (exact)"]
 

@@ -38,12 +38,12 @@ def row(name: str) -> table.Row:
     "The page of results matches the result files; every file records its command, date, machine and "
     "versions",
 )
-def test_the_page_is_what_the_files_say() -> None:
+def test_the_page_is_what_the_files_show() -> None:
     assert table.PAGE.read_text(encoding="utf-8") == table.render(), "run: python -m benchmarks.table"
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
-def test_every_result_belongs_to_a_row_and_says_where_it_comes_from(path: Path) -> None:
+def test_every_result_belongs_to_a_row_and_shows_where_it_comes_from(path: Path) -> None:
     assert path.stem in table.SOURCES, "a result without a row"
     assert table.load(path.stem)
     assert "--smoke" not in read_json(path)["command"]
@@ -56,7 +56,7 @@ def test_a_result_that_hides_where_it_comes_from_is_refused(tmp_path: Path, name
         table.render(tmp_path)
 
 
-def test_what_is_not_measured_is_said_to_be(tmp_path: Path) -> None:
+def test_what_is_not_measured_is_reported(tmp_path: Path) -> None:
     assert table.render(tmp_path).count("not measured yet") == len(table.ROWS)
 
 
@@ -69,7 +69,7 @@ def test_what_a_result_does_not_hold_yet_is_not_measured(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", list(table.READMES))
-def test_the_readmes_say_what_the_files_say(name: str) -> None:
+def test_the_readmes_show_what_the_files_show(name: str) -> None:
     readme, words = (table.REPOSITORY / name).read_text(encoding="utf-8"), table.READMES[name]
     assert readme == table.filled(readme, words), "run `python -m benchmarks.table`"
     assert all(row.what in words for row in table.ROWS) or not words

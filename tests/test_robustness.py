@@ -77,7 +77,7 @@ def test_what_the_answer_hangs_on_is_missed(
     assert "upper case" in capsys.readouterr().out
 
 
-def test_synonyms_that_cannot_be_found_are_told(
+def test_synonyms_that_cannot_be_found_are_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(import_module("textus.augment.wordnet"), "wordnet_folders", lambda: [tmp_path])
@@ -113,7 +113,7 @@ def text_after(operation: Any, text: str, rate: float = 1.0) -> str:
     return result
 
 
-def test_each_change_does_what_it_says() -> None:
+def test_each_change_does_what_its_name_means() -> None:
     assert text_after(change_case(str.upper), "a good  straße film") == "A GOOD  straße FILM"
     spaced = text_after(change_spacing, "one two three four five six")
     assert spaced.replace(" ", "") == "onetwothreefourfivesix"
@@ -131,7 +131,7 @@ def asked(gold: np.ndarray, right: np.ndarray) -> tuple[list[Example], list[Any]
     ]
 
 
-def test_the_interval_holds_the_real_drop_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_holds_the_real_drop_as_often_as_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers whose real drop is known; pairs matter, so unpaired intervals would be wider. The jackknife, which is for
     figures that are no mean over rows, says the same of one that is.
     """

@@ -20,7 +20,7 @@ SMALL = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
 @pytest.mark.promise(
     "Training", "A finished run is reported as finished; another corpus or tokenizer is refused"
 )
-def test_a_finished_run_says_so_and_changes_nothing(
+def test_a_finished_run_is_reported_and_changes_nothing(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from textus.training.pretrain import resume
@@ -103,7 +103,7 @@ def test_a_run_taken_up_by_the_command_ends_as_it_did(trained: Path, tmp_path: P
     assert open_run(run).finished
 
 
-def test_a_corpus_smaller_than_a_context_shrinks_it_and_without_validation_says_so(
+def test_a_corpus_smaller_than_a_context_shrinks_it_and_missing_validation_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from textus.api import train

@@ -136,7 +136,7 @@ def test_lists_are_fused_by_their_places() -> None:
     assert [score for _, score in result] == pytest.approx([1 / 62 + 1 / 61, 1 / 61, 1 / 62])
 
 
-def test_both_together_are_asked_by_default(both: Index) -> None:
+def test_both_together_are_the_default(both: Index) -> None:
     query = [both.documents[7]]
     lists = [both.search(query, k=100, mode=way)[0] for way in ("bm25", "dense")]
     assert both.search(query, k=5)[0] == reciprocal_rank_fusion(lists)[:5]
@@ -223,7 +223,7 @@ def test_a_run_that_counts_makes_no_vectors(pages: Path, counted: Path, tmp_path
     assert not (tmp_path / "index").exists()
 
 
-def test_texts_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_that_are_left_out_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "lines.txt"
     file.write_text("one\n\ntwo\none\n", encoding="utf-8")
     assert [passage.text for passage in read_passages(file)] == ["one", "two"]

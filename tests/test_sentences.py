@@ -106,7 +106,7 @@ def unit(vector: torch.Tensor) -> np.ndarray:
     "Robustness", "Vectors of a sentence-transformers folder are pooled by its configuration"
 )
 @pytest.mark.parametrize("mode", SWITCHES)
-def test_vectors_are_pooled_as_the_folder_says(mode: str, tmp_path: Path) -> None:
+def test_vectors_are_pooled_as_the_folder_requires(mode: str, tmp_path: Path) -> None:
     """M2: BGE, GTE, arctic and mxbai take the first state; the mean of all was taken for every folder."""
     other = {name: mode == ours for ours, name in SWITCHES.items()}
     folder = folder_of(tmp_path / "m", other, "Normalize")
@@ -218,7 +218,7 @@ def test_a_dense_module_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("longest", [{}, {"max_seq_length": 24}])
-def test_texts_are_cut_where_and_as_the_tokenizer_says(
+def test_texts_are_cut_where_and_as_the_tokenizer_requires(
     side: str, longest: dict[str, Any], tmp_path: Path
 ) -> None:
     """model_max_length of a folder without sentence_bert_config.json, and truncation_side, were passed over."""

@@ -291,7 +291,7 @@ def test_requests_together_get_what_they_get_alone(client: openai.OpenAI) -> Non
         assert list(threads.map(ask, range(8))) == alone
 
 
-def test_a_full_queue_says_so_and_recovers() -> None:
+def test_a_full_queue_is_reported_and_recovers() -> None:
     with running(reciting("slow", "tick", pause=0.02), max_rows=1, max_queue=2) as address:
         body = {"model": "slow", "prompt": "a", "max_tokens": 15}
 
@@ -539,7 +539,7 @@ def test_unknown_routes_and_methods(address: str) -> None:
     assert answer.headers["allow"] == "POST"
 
 
-def test_a_failure_of_the_model_is_told_without_a_trace_and_the_server_goes_on() -> None:
+def test_a_failure_of_the_model_is_reported_without_a_trace_and_the_server_continues() -> None:
     served = reciting("fragile", "tick")
     model: Any = served.model
     whole_text = model.text

@@ -126,7 +126,7 @@ def ready_again(run: api.Run) -> TrainingSetup:
 
 
 @pytest.mark.promise("Tasks", "A multi-task model predicts each task as it was trained, by every method")
-def test_each_task_answers_as_it_was_taught(several: api.Run, folder: Path) -> None:
+def test_each_task_answers_as_it_was_trained(several: api.Run, folder: Path) -> None:
     for task, test, figure in (
         ("classification", "tones", "accuracy"), ("where", "places", "accuracy"), ("tagging", "tagged", "f1"),
     ):  # fmt: skip
@@ -139,7 +139,7 @@ def test_each_task_answers_as_it_was_taught(several: api.Run, folder: Path) -> N
     assert several.predict(["a film of Oslo"], task="tagging")[0]["entities"][0]["text"] == "Oslo"
 
 
-def test_the_run_tells_every_task(several: api.Run, folder: Path) -> None:
+def test_the_run_reports_every_task(several: api.Run, folder: Path) -> None:
     record = several.record
     assert (record["task"], record["labels"]) == ("classification", ["bad", "fine", "good"])
     assert list(record["heads"]) == several.tasks == ["classification", "tagging", "where"]
@@ -343,7 +343,7 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bytes(folder: Path, tmp_path
     "Tasks", "A folder being trained into is locked; killed with −9, training continues to the same bytes"
 )
 @pytest.mark.slow
-def test_killed_it_goes_on_to_the_same_bytes_and_meanwhile_nobody_else_may(
+def test_killed_it_continues_to_the_same_bytes_and_meanwhile_nobody_else_may(
     folder: Path, tmp_path: Path
 ) -> None:
     """A real process: while it trains the folder is its own, and what it saved outlives it."""
@@ -383,7 +383,7 @@ def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "frozen"])
-def test_methods_teach_all_heads(
+def test_methods_train_all_heads(
     method: str, trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # the best would be the solved heads on a body that has not moved
@@ -400,7 +400,7 @@ def test_methods_teach_all_heads(
         assert "heads (classification, tagging, where) stay in the run" in capsys.readouterr().err
 
 
-def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
+def test_heads_continue_by_name_and_classes_and_others_are_left_behind(
     several: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = api.finetune(
@@ -430,7 +430,7 @@ def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
         assert torch.allclose(new, old, atol=1e-6)  # type: ignore[arg-type]
 
 
-def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_path: Path) -> None:
+def test_vectors_are_those_of_the_similarity_that_was_learned(folder: Path, tmp_path: Path) -> None:
     also = [f"sts:similarity={folder / 'pairs.jsonl'}"]
     run = learnt(folder, tmp_path / "run", "task.sts.pooling=max", extra_tasks=also, epochs=1)
     texts = [row["text"] for row in tones(5)]
@@ -453,7 +453,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
 
 
 @pytest.mark.promise("Tasks", "Commands on a multi-task run need a task name and list the names without one")
-def test_a_run_with_several_tasks_is_asked_by_name(
+def test_a_run_with_several_tasks_is_queried_by_name(
     several: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, test = str(several.path), str(folder / "places-test.jsonl")
@@ -502,7 +502,9 @@ def test_runs_with_several_tasks_answer_one_of_them_together(
 @pytest.mark.promise(
     "Tasks", "Steps per task are reported; wrong names, files and settings are named before any work"
 )
-def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_steps_are_is_reported(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["finetune", str(folder / "tones.jsonl"), "--model", "gru", "--out", str(tmp_path / "run")]
     words += [
         "--extra-task",

@@ -241,7 +241,7 @@ def test_pieces_of_a_batch_add_up_to_it() -> None:
 @pytest.mark.promise(
     "Tasks", "Similarity is trained from scores on their scale, or by contrast without false negatives"
 )
-def test_scores_are_learnt_on_their_scale(tuned: api.Run, tmp_path: Path) -> None:
+def test_scores_are_learned_on_their_scale(tuned: api.Run, tmp_path: Path) -> None:
     rows = scored(200, seed=1)
     scores = tuned.evaluate(written(tmp_path / "test.jsonl", rows))
     assert scores["spearman"]["value"] > 0.8
@@ -260,7 +260,7 @@ def test_scores_are_learnt_on_their_scale(tuned: api.Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("names", [("text", "text_pair"), ("text", "text_pair", "negative")])
-def test_pairs_without_scores_are_learnt_by_contrast(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_pairs_without_scores_are_learned_by_contrast(names: tuple[str, ...], tmp_path: Path) -> None:
     rows = [{name: row[name] for name in names} for row in belonging(500)]
     run = learnt(rows, tmp_path / "run", "model.dropout=0", "train.batch_size=16")
     assert run.record["task_settings"]["objective"] == "contrastive"
@@ -288,7 +288,7 @@ def test_an_encoder_learns_it_and_resumes_to_the_same_bytes(tmp_path: Path) -> N
         ({"text": "a", "text_pair": "b"}, ["low=2", "high=1"], "task.low=2.0 must be below task.high=1.0"),
     ],
 )  # fmt: skip
-def test_data_that_cannot_be_learnt_is_named(
+def test_data_that_cannot_be_learned_is_named(
     row: dict[str, Any], settings: list[str], complaint: str, tmp_path: Path
 ) -> None:
     rows = [{**row, "text": f"a {number}"} for number in range(40)]
@@ -313,7 +313,7 @@ def test_negatives_in_some_rows_and_rows_that_cannot_choose_are_named(tmp_path: 
         learnt(scored(40), tmp_path / "run", dev=dev)
 
 
-def test_rows_without_a_text_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_without_a_text_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from textus.data.labeled import Record
 
     rows = [Record({"text": text, "text_pair": "b", "score": 1}, f"line {n}") for n, text in enumerate(" a")]

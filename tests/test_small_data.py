@@ -239,7 +239,7 @@ def test_a_solved_head_is_kept_where_nothing_better_comes(
 
 @pytest.mark.promise("Robustness", "A model no better than the majority class is reported")
 @pytest.mark.parametrize("good", [True, False])
-def test_no_better_than_the_majority_is_said(
+def test_no_better_than_the_majority_is_reported(
     good: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw = random.Random(0)
@@ -257,7 +257,7 @@ def test_no_better_than_the_majority_is_said(
     assert kept["baseline_of"] == "majority"
 
 
-def test_a_tagger_that_finds_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tagger_that_finds_nothing_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"tokens": ["a", f"b{n}"], "tags": ["O", "B-X" if n % 9 == 0 else "O"]} for n in range(90)]
     data = written(tmp_path / "rows.jsonl", rows)
     still = [*SMALL[:3], "train.steps=1", "optim.rate=1e-9"]

@@ -123,7 +123,7 @@ def test_an_answer_half_right_is_wrong() -> None:
     assert entity_scores([[]], [[]])["f1"] == {"value": 0, "low": 0, "high": 0, "n": 1}
 
 
-def test_schemes_are_told_apart() -> None:
+def test_schemes_are_distinguished() -> None:
     assert scheme_counts([["B-X", "I-X", "O", "B-Y", "B-Y"]]) == (0, 2)  # BIO
     assert scheme_counts([["I-X", "I-X", "O", "I-Y", "B-Y"]]) == (2, 0)  # IOB1
     assert scheme_counts([["B-X", "O", "I-X", "I-Y"]]) == (2, 1)  # BIO with two that have no B
@@ -253,7 +253,7 @@ def test_rows_that_cannot_be_are_named(values: dict[str, Any], complaint: str, t
         (["B-PER", "NN"], "the tags have both prefixes and none, such as 'B-PER' beside 'NN'"),
     ],
 )
-def test_tags_that_teach_nothing_are_refused(tags: list[str], complaint: str, tmp_path: Path) -> None:
+def test_tags_without_information_are_refused(tags: list[str], complaint: str, tmp_path: Path) -> None:
     data = written(tmp_path / "r.jsonl", [{"tokens": ["a", f"b{n}"], "tags": tags} for n in range(40)])
     with pytest.raises(DataError) as caught:
         api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run")
@@ -334,7 +334,7 @@ def test_too_many_tags_are_no_tags(tmp_path: Path) -> None:
         api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run")
 
 
-def test_what_is_mended_or_left_out_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_mended_or_left_out_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     task = Tagging(TaggingSettings(unit="word"), ["O", "B-A", "I-A"])
 
     def told(*values: dict[str, Any]) -> tuple[list[Any], str]:
@@ -370,7 +370,7 @@ def test_what_is_mended_or_left_out_is_told(capsys: pytest.CaptureFixture[str]) 
     "A tag belongs to the first token of its word, and every word of a text of any length gets one tag",
 )
 @pytest.mark.parametrize("kind", ["word", "bpe", "wordpiece", "unigram", "char"])
-def test_a_tag_stands_on_the_first_piece_of_its_word(kind: str) -> None:
+def test_the_first_piece_of_a_word_has_its_tag(kind: str) -> None:
     row = sentences(30, seed=3)
     tokenizer = train_tokenizer(kind, [" " + word for item in row for word in item["tokens"][:4]], 600)
     task = Tagging(TaggingSettings(unit="token"), ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"])
@@ -409,7 +409,7 @@ def test_windows_answer_every_word_once(seed: int) -> None:
             assert low < last < high
 
 
-def test_long_texts_are_read_in_windows_and_told(
+def test_long_texts_are_read_in_windows_and_reported(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [*SMALL, "model.n_head=2", "optim.rate=0.005", "model.context_length=24"]
@@ -453,7 +453,7 @@ def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: P
     assert run.evaluate(test)["f1"]["value"] > 0.9
 
 
-def test_answers_stand_where_they_say(tuned: api.Run) -> None:
+def test_answers_are_at_their_offsets(tuned: api.Run) -> None:
     text = "then  Anna Bob went home in\nOslo , a house"
     predictions = tuned.predict([text])[0]
     assert [(entity["text"], entity["label"]) for entity in predictions["entities"]] == [
@@ -475,7 +475,7 @@ def test_rows_of_tokens_get_tags_too(tuned: api.Run, tmp_path: Path) -> None:
     assert second == {"line": 2, "entities": []}
 
 
-def test_asked_alone_and_together_it_answers_alike(tuned: api.Run) -> None:
+def test_single_texts_and_batches_have_equal_answers(tuned: api.Run) -> None:
     texts = [" ".join(row["tokens"]) for row in sentences(30, seed=2)]
     assert [tuned.predict([text])[0] for text in texts] == tuned.predict(texts)
 
@@ -499,7 +499,7 @@ def test_figures_of_a_file_are_seqevals(tuned: api.Run, tmp_path: Path) -> None:
     assert scores["f1"]["value"] < 0.9
 
 
-def test_the_commonest_mistakes_are_told_first() -> None:
+def test_the_commonest_mistakes_are_reported_first() -> None:
     """Missed, of another type, with other ends, and none at all; what is right is not told."""
     words = ["Anna", "saw", "New", "York", "City", "and", "Bob", "in", "May"]
     (example,) = Tagging.from_records(

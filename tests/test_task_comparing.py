@@ -78,7 +78,7 @@ def test_a_run_is_better_only_where_the_interval_leaves_zero_out(folder: Path) -
     assert certain == {("one", "poor"), ("two", "poor")}
 
 
-def test_a_run_against_itself_is_told_apart_from_nothing(folder: Path) -> None:
+def test_a_run_against_itself_has_no_difference(folder: Path) -> None:
     comparison = api.compare([folder / "one", folder / "one"], on=folder / "test.jsonl")
     assert comparison["pairs"][0]["difference"]["high"] == 0
     assert "do not differ significantly" in comparison["verdict"][0]

@@ -11,7 +11,7 @@ import pytest
 from raising import raises
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score
-from test_floor import SMALL, sentences, written
+from test_baselines import SMALL, sentences, written
 from test_report import Reader
 
 from textus import api
@@ -118,12 +118,12 @@ def test_a_slice_keeps_to_its_rows_where_some_are_left_out(run: api.Run, tmp_pat
     assert [(row["slice"], row["rows"]) for row in slices["source"]] == [("z", 8)]
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are(run: api.Run, folder: Path) -> None:
+def test_a_column_that_is_missing_is_named_with_those_that_are(run: api.Run, folder: Path) -> None:
     with raises(UsageError, "column_not_found", "sorce", "length"):
         run.evaluate(folder / "test.jsonl", slices=["sorce"], baselines=False)
 
 
-def test_many_values_are_cut_and_told(
+def test_many_values_are_cut_and_reported(
     run: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = written(tmp_path / "t.jsonl", [{**row, "n": n} for n, row in enumerate(sentences(40))])

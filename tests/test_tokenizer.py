@@ -283,7 +283,7 @@ def test_a_hostile_template_is_stopped_in_one_line(
     assert time.process_time() - started < 4
 
 
-def test_a_tokenizer_without_template_says_so(made: dict[str, Tokenizer]) -> None:
+def test_a_tokenizer_without_template_is_reported(made: dict[str, Tokenizer]) -> None:
     with raises(UsageError, "template_missing"):
         Tokenizer(made["bpe"].backend).apply_chat_template(MESSAGES)
 
@@ -430,7 +430,7 @@ def test_too_small_a_vocabulary_is_refused(kind: str, size: int) -> None:
     train(kind, TEXTS, size + 1)
 
 
-def test_what_training_cannot_do_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unsupported_training_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with raises(UsageError, "unknown_name", "'word'"):
         train("words", TEXTS)
     for kind in KINDS:

@@ -278,7 +278,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_no_byte(tmp_path: Path) -> 
     assert taught(run) == whole
 
 
-def test_with_every_checkpoint_damaged_it_starts_from_the_seed_and_says_so(
+def test_with_every_checkpoint_damaged_it_starts_from_the_seed_and_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = taught(new_run(tmp_path / "whole"))
@@ -336,7 +336,7 @@ def test_the_best_weights_are_used_and_their_checkpoint_kept(tmp_path: Path) -> 
     assert not all(torch.equal(used[name], last[name]) for name in last)
 
 
-def test_a_finished_run_keeps_no_checkpoints_unless_asked(tmp_path: Path) -> None:
+def test_a_finished_run_keeps_no_checkpoints_unless_requested(tmp_path: Path) -> None:
     """U19: they are several times as large as the weights to use."""
     plain, kept = new_run(tmp_path / "plain"), new_run(tmp_path / "kept")
     assert taught(plain) == taught(kept, replace(SETTINGS, keep_checkpoints=True))
@@ -469,7 +469,7 @@ def test_a_clock_that_runs_out_brings_the_end_forward(tmp_path: Path) -> None:
 
 
 @pytest.mark.promise("Tasks", "The reported peak memory is that of the training")
-def test_the_memory_told_is_this_training_s(tmp_path: Path) -> None:
+def test_the_memory_reported_is_this_training_s(tmp_path: Path) -> None:
     """And not what the process held before: 400 MB that are gone. Of a mapping, for freed memory may be kept."""
     if not reset_peak_memory():
         pytest.skip("the system does not let the peak begin again")

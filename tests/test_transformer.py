@@ -352,7 +352,7 @@ def test_unknown_choices_are_refused(choice: tuple[str, str, str], message: str)
 @pytest.mark.parametrize(
     "option", [{"norm": "layer"}, {"bias": True}, {"activation": "gelu"}, {"position": "none"}]
 )
-def test_the_kernels_say_what_they_do_not_have(option: dict[str, Any]) -> None:
+def test_the_kernels_name_what_they_do_not_support(option: dict[str, Any]) -> None:
     with raises(UsageError, "unsupported_kernel"):
         drawn(**option).set_compute("bfloat16", "plain", "native")
 

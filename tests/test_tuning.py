@@ -69,7 +69,7 @@ def search(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     "The printed command of a search makes its best run again, byte for byte; a killed search gives "
     "the same result",
 )
-def test_the_best_run_is_made_again_by_the_command_that_is_told(
+def test_the_best_run_is_made_again_by_the_command_that_is_reported(
     search: dict[str, Any], tmp_path: Path
 ) -> None:
     words = shlex.split(search["command"])
@@ -81,7 +81,7 @@ def test_the_best_run_is_made_again_by_the_command_that_is_told(
     assert figure == search["figure"] == max(trial["figure"] for trial in search["trials"] if trial["figure"])
 
 
-def test_every_trial_is_told_and_lies_in_its_range(search: dict[str, Any]) -> None:
+def test_every_trial_is_reported_and_is_in_its_range(search: dict[str, Any]) -> None:
     assert [row["trial"] for row in search["trials"]] == list(range(1, 7))
     assert sum(search["counts"].values()) == 6
     for trial in search["trials"]:
@@ -98,7 +98,7 @@ def study_of(out: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in result.items() if name != "seconds"} for result in report]
 
 
-def test_killed_it_goes_on_to_what_it_would_have_found(
+def test_killed_it_continues_to_what_it_would_have_found(
     data: Path, search: dict[str, Any], tmp_path: Path
 ) -> None:
     """A process killed in its third trial, and gone on with, against the search of one go."""
@@ -146,7 +146,7 @@ def test_another_search_is_not_mixed_in(data: Path, search: dict[str, Any], tmp_
     "Failed trials are reported, hopeless ones stopped early; the search space follows from family and "
     "task; wrong ranges are named",
 )
-def test_failed_trials_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_trials_are_reported(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Heads that do not divide the width fail; the others go on."""
     result = api.tune(
         data, out=tmp_path / "out", trials=4, model="encoder", epochs=1, search=["model.d_model=24,32"],
@@ -221,7 +221,7 @@ def test_hopeless_trials_are_stopped_early(
     assert result["settings"]["optim.rate"] == "1e-2"
 
 
-def test_a_search_in_which_all_fails_says_why(data: Path, tmp_path: Path) -> None:
+def test_a_search_in_which_all_fails_shows_why(data: Path, tmp_path: Path) -> None:
     with raises(RunError, "all_trials_failed", "'rat'"):
         api.tune(data, out=tmp_path / "out", trials=2, model="gru", epochs=1, search=["optim.rat=1e-3..1e-2"])
     with raises(DataError, "not_found", "nowhere"):

@@ -200,7 +200,7 @@ def test_the_plain_loop_and_the_engine_end_at_any_of_several(run: Run, theirs: A
         assert [item for item in written(theirs, ids) if item not in ends] == plain
 
 
-def test_an_export_says_its_ends_and_comes_back_with_them(run: Run, tmp_path: Path) -> None:
+def test_an_export_shows_its_ends_and_comes_back_with_them(run: Run, tmp_path: Path) -> None:
     export(run.path, out=tmp_path / "hf")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
     assert set(model.generation_config.eos_token_id) == {TEXT, TURN, TOOL}
@@ -233,7 +233,7 @@ def edited(hub: Path, to: Path, **changes: Any) -> Path:
     return to
 
 
-def test_what_no_file_says_the_template_tells(hub: Path, tmp_path: Path) -> None:
+def test_what_no_file_states_comes_from_the_template(hub: Path, tmp_path: Path) -> None:
     run = import_model(edited(hub, tmp_path / "hub", eos_token_id=None), out=tmp_path / "run")
     assert (run.tokenizer.end_ids, run.tokenizer.turn_end_ids) == ((TEXT,), (TEXT, TURN))
     native = train_tokenizer("char", ["abc"], vocab_size=20)
@@ -335,7 +335,7 @@ def test_what_is_out_of_reach_changes_nothing_else(filters: dict[str, Any]) -> N
         )
 
 
-def test_likelihoods_stay_as_the_model_says(greedy_for_padding: tuple[Run, Any]) -> None:
+def test_likelihoods_are_those_of_the_model(greedy_for_padding: tuple[Run, Any]) -> None:
     run, model = greedy_for_padding
     ids = torch.tensor([[BEGIN, *run.tokenizer.encode("abcabjih")]])
     with torch.no_grad():

@@ -142,7 +142,7 @@ def run_steps(remaining: list[Step], folder: Path, port: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_quickstart_tells_the_whole_story(tmp_path: Path) -> None:
+def test_quickstart_runs_the_whole_pipeline(tmp_path: Path) -> None:
     bounded = {"OUT": str(tmp_path / "work"), "SIZE": "--depth 1 --steps 20", "PORT": str(free_port())}
     command = ["env", *(f"{name}={value}" for name, value in bounded.items()), "bash", "runs/quickstart.sh"]
     run(command, REPOSITORY)

@@ -192,7 +192,7 @@ def is_read_as_exactly(model: Encoder, given: tuple[Tensor, ...]) -> bool:
 @needs_kernels
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_states_are_the_twin_s_where_nothing_is_learnt(shape: str, lengths: str) -> None:
+def test_states_are_the_twin_s_where_nothing_is_learned(shape: str, lengths: str) -> None:
     model = encoder(**SHAPES[shape]).eval()
     assert is_read_as_exactly(model, texts(LENGTHS[lengths]))
 
@@ -302,7 +302,7 @@ def test_frozen_layers_below_get_no_gradient() -> None:
 
 
 @needs_kernels
-def test_what_the_kernels_cannot_compute_is_told() -> None:
+def test_what_the_kernels_cannot_compute_is_reported() -> None:
     for wrong, message in (
         ({"norm_first": True}, "norm_first=False, not True"),
         ({"activation": "gelu"}, "gelu-exact"),
@@ -332,7 +332,7 @@ def test_a_mask_with_holes_is_read_by_the_twin() -> None:
 
 @pytest.mark.slow
 @needs_kernels
-def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(
+def test_a_task_is_learned_by_them_and_resumed_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = written(tmp_path / "rows.jsonl", sentences(240))

@@ -328,7 +328,7 @@ def test_texts_come_back_from_their_latents(body: str) -> None:
     assert model.reconstruct(BATCH.targets, BATCH.weights.sum(1).long()) == TEXTS
 
 
-def test_padding_tells_nothing(good: VAE) -> None:
+def test_padding_changes_nothing(good: VAE) -> None:
     alone = [good.encode(torch.tensor([[*text, END]]))[0] for text in TEXTS]
     together, _ = good.encode(BATCH.targets, BATCH.weights.sum(1).long())
     torch.testing.assert_close(together, torch.cat(alone))
@@ -358,7 +358,7 @@ def test_active_units_are_counted_by_their_variance() -> None:
 
 
 @pytest.mark.promise("Families", "A collapsed latent is reported, and only a collapsed one")
-def test_a_collapse_is_said_and_only_a_collapse(good: VAE) -> None:
+def test_a_collapse_is_reported_and_only_a_collapse(good: VAE) -> None:
     result = good.validation_metrics([BATCH, BATCH])
     assert result["active_units"] > 0
     assert result["kl_per_text"] > 1
@@ -453,7 +453,7 @@ def test_it_is_trained_like_any_other(tmp_path: Path) -> None:
 
 @pytest.mark.promise("Families", "A collapse is reported once, for the selected weights")
 @pytest.mark.parametrize("collapses", ["at first", "at last"])
-def test_a_collapse_is_told_once_and_only_of_the_weights_to_use(
+def test_a_collapse_is_reported_once_and_only_of_the_weights_to_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], collapses: str
 ) -> None:
     """Four evaluations, each better than the one before; the latent is asleep before the last, or at the last."""

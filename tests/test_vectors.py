@@ -54,7 +54,7 @@ SMALL = VectorSettings(d_model=12, epochs=8, sample=0.0, window=3, negative=5, b
 
 
 @pytest.mark.parametrize("method", ["skip-gram", "cbow"])
-def test_words_that_stand_together_lie_together(method: Any, gensim: Any) -> None:
+def test_words_that_occur_together_have_near_vectors(method: Any, gensim: Any) -> None:
     trained = word_vectors.train_vectors(texts(), VectorSettings(**{**vars(SMALL), "method": method}))
     assert trained.matrix.shape == (10, 12)
     for word, topic in (("fox", {"hen", "egg", "barn", "hay"}), ("ship", {"sail", "mast", "wave", "port"})):
@@ -92,7 +92,7 @@ def test_long_texts_are_read_to_their_end(gensim: Any) -> None:
     assert model.train([long], total_examples=1, epochs=1)[0] <= 10_000 < len(long)  # the fault, planted
 
 
-def test_what_cannot_be_learnt_from(gensim: Any) -> None:
+def test_what_cannot_be_learned_from(gensim: Any) -> None:
     with raises(UsageError, "wrong_type"):
         word_vectors.train_vectors(text for text in texts())
     with raises(DataError, "too_little_data", "5"):
@@ -201,7 +201,7 @@ def test_damaged_files_get_one_line(content: bytes, message: str, tmp_path: Path
     assert message in str(error.value)
 
 
-def test_what_is_not_there_and_what_text_cannot_hold(tmp_path: Path) -> None:
+def test_missing_files_and_impossible_characters(tmp_path: Path) -> None:
     with raises(DataError, "not_found"):
         read(tmp_path / "nothing")
     with raises(UsageError, "invalid_value", "'. .'"):
@@ -268,7 +268,7 @@ def test_pairs_without_a_vector_count_as_zero() -> None:
     assert str(coverage) == "1 of 2 (50.0%)"
 
 
-def test_unknown_words_are_told() -> None:
+def test_unknown_words_are_reported() -> None:
     with raises(UsageError, "unknown_name", "'vixen'", "7"):
         some().similar("vixen")
 
@@ -338,7 +338,7 @@ def test_a_model_begins_with_the_vectors(tie_head: bool) -> None:
     assert not torch.allclose(model.hidden(fox), before.hidden(fox))
 
 
-def test_what_does_not_fit_is_told_and_changes_nothing() -> None:
+def test_what_does_not_fit_is_reported_and_changes_nothing() -> None:
     made = tokenizer("word")
     model = decoder(made, 8)
     before = model.embedding.weight.detach().clone()

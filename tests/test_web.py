@@ -235,7 +235,7 @@ def test_a_chat_model_continues_texts_too_and_a_base_model_has_no_chat(page: Pag
     assert not page.find("#modes").is_displayed()
 
 
-def test_errors_are_told_and_nothing_typed_is_lost(page: Page) -> None:
+def test_errors_are_reported_and_nothing_typed_is_lost(page: Page) -> None:
     page.model("story")
     page.type("#prompt", "my long text")
     page.fill("#max-tokens", 0)
@@ -337,7 +337,7 @@ def test_the_files_refer_to_nothing_outside_and_never_parse_text_as_html() -> No
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", text), path
 
 
-def test_both_languages_say_the_same_things() -> None:
+def test_both_languages_show_the_same_things() -> None:
     text = (WEB / "words.js").read_text(encoding="utf-8")
     english, chinese = text.split("  zh: {")
     keys = [re.findall(r"\b(\w+): \"", part) for part in (english, chinese)]

@@ -71,7 +71,7 @@ def show_corpus(corpus: str | Path | Corpus) -> dict[str, Any]:
 
     Example:
         >>> sorted(textus.show_corpus("work/corpus")["validation"])
-        ['bytes', 'chars', 'documents']
+        ['bytes', 'chars', 'documents', 'parts']
     """
     from textus.data.corpus import show
 

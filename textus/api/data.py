@@ -76,7 +76,7 @@ def augment(
 
     Example:
         >>> textus.augment("reviews.csv", out="more.jsonl", ops="typos", copies=2)["copies"]
-        {'typos': 64}
+        {'typos': 63}
     """
     from collections import Counter
 

@@ -245,8 +245,8 @@ def robustness(
 
     Example:
         >>> report = textus.robustness("work/reviews", "reviews.csv", vectors="vectors.txt")
-        >>> {change["change"] for change in report["changes"]} >= {"case", "spacing"}
-        True
+        >>> [change["change"] for change in report["changes"]][:2]
+        ['typos', 'ocr']
     """
     return open_run(run).robustness(on, columns=columns, encoding=encoding, vectors=vectors, task=task)
 

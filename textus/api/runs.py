@@ -22,7 +22,7 @@ def import_model(
 
     Example:
         >>> textus.import_model("work/exported", out="work/imported").record["imported"]["architecture"]
-        'LlamaForCausalLM'
+        'Qwen3ForCausalLM'
     """
     from textus.api.exchange import import_run
 
@@ -42,7 +42,7 @@ def export(
 
     Example:
         >>> textus.export("work/run", out="work/again")["architecture"]
-        'LlamaForCausalLM'
+        'Qwen3ForCausalLM'
     """
     from textus.api.exchange import export_run
 
@@ -68,7 +68,7 @@ def show(path: str | Path | Run) -> dict[str, Any]:
     """What is inside a run: its record's facts, layers, shapes, parameters, FLOPs, and a chart in Mermaid.
 
     Example:
-        >>> textus.show("work/run")["parameters"] > 0
+        >>> textus.show("work/run")["parameters"]["total"] > 0
         True
     """
     from textus.evaluation import inspection

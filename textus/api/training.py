@@ -261,7 +261,7 @@ def tune(data: Any, *, out: str | Path, config: TuneConfig | None = None, **opti
 
     Example:
         >>> textus.tune("reviews.csv", out="work/tuned", model="linear", trials=1)["counts"]
-        {'complete': 1}
+        {'done': 1, 'stopped early': 0, 'failed': 0}
     """
     from textus.finetuning.hyperparameters import tune as search
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
-from textus.core.requests import option
+from textus.core.requests import RequestBase, option
 
 OPERATIONS = ("synonyms", "swap", "delete", "insert", "typos", "ocr", "pinyin", "infill")
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(RequestBase):
     """The options of `textus augment` and of `--set augment.…` when fine-tuning."""
 
     ops: str = option(
@@ -30,6 +30,7 @@ class AugmentConfig:
     encoder: str = option("", "The run of an encoder that infills.", metavar="RUN")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.copies < 1:
             raise UsageError("out_of_range", f"augment.copies={self.copies}: must be at least 1")
         if not 0 < self.rate <= 1:
@@ -45,7 +46,7 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class ClozeConfig:
+class ClozeConfig(RequestBase):
     """The options of `textus cloze`."""
 
     questions: int = option(2, "Questions per passage at most.")
@@ -55,6 +56,7 @@ class ClozeConfig:
     seed: int = option(0, "The same text and seed give the same rows.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("questions", 1), ("longest", 50), ("words", 1)):
             if (value := getattr(self, name)) < least:
                 raise UsageError("out_of_range", f"cloze.{name}={value}: must be at least {least}")

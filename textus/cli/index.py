@@ -110,7 +110,7 @@ def index_evaluate(
 ) -> CommandResult:
     """Measure an index: recall at 1, 5 and 10, reciprocal rank and nDCG with intervals.
 
-    Example: textus index evaluate work/index --on asked.csv --columns text=question,document=page
+    Example: textus index evaluate work/index --on questions.csv --columns text=question,document=page
     """
     from textus import api
     from textus.cli import render

@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -31,12 +32,38 @@ def options_of(cls: type) -> list[Field[Any]]:
     """The options of a request class: its own in their order, then those it inherits."""
     own = inspect.get_annotations(cls)
     return sorted(
-        (each for each in fields(cls) if "help" in each.metadata), key=lambda each: each.name not in own
+        (field for field in fields(cls) if "help" in field.metadata), key=lambda field: field.name not in own
     )
 
 
 @dataclass(frozen=True)
-class Overrides:
+class RequestBase:
+    """The base of request objects: each value is converted to the type of its field, or refused with a UsageError."""
+
+    def __post_init__(self) -> None:
+        for option in options_of(type(self)):
+            if (value := getattr(self, option.name)) is not option.default:
+                object.__setattr__(self, option.name, checked_value(type(self), option.name, value))
+
+
+def checked_value(cls: type, name: str, value: Any, where: str = "") -> Any:
+    """`value` in the type of an option; paths may be strings. UsageError for a value of another type."""
+    kind = option_types(cls)[name]
+    if "Path" in str(kind):
+        value = to_optional_path(value, f"{where}{name}")
+    elif isinstance(value, PathLike):
+        value = str(value)
+    return coerce(kind, value, f"{where}{name}")
+
+
+@cache
+def option_types(cls: type) -> dict[str, Any]:
+    """Field → type."""
+    return get_type_hints(cls)
+
+
+@dataclass(frozen=True)
+class Overrides(RequestBase):
     """The option `--set`, of requests that build other configs."""
 
     overrides: tuple[str, ...] = option(
@@ -48,7 +75,7 @@ class Overrides:
 
     def overrides_for(self, group: str) -> list[str]:
         """The overrides of one group, without its name: `n_layer=2` of `model.n_layer=2`."""
-        return [each.partition(".")[2] for each in self.overrides if each.startswith(f"{group}.")]
+        return [override.partition(".")[2] for override in self.overrides if override.startswith(f"{group}.")]
 
 
 def build_request(
@@ -63,22 +90,18 @@ def build_request(
         raise UsageError(
             "wrong_type", f"config is {type(config).__name__}; give a {cls.__name__}, or keywords"
         )
-    names = [each.name for each in options_of(cls)]
-    hints, values = get_type_hints(cls), dict[str, Any]()
-    for name, value in options.items():
+    names = [option.name for option in options_of(cls)]
+    of = f" of {where.rstrip(': ')}" if where.endswith(": ") else ""
+    for name in options:
         if name not in names:
-            raise unknown_name_error("option", f"{where}{name}", [f"{where}{each}" for each in names])
-        if "Path" in str(hints[name]):
-            value = to_optional_path(value, f"{where}{name}")
-        elif isinstance(value, PathLike):
-            value = str(value)
-        values[name] = coerce(hints[name], value, f"{where}{name}")
+            raise unknown_name_error(f"option{of}", name, names)
+    values = {name: checked_value(cls, name, value, where) for name, value in options.items()}
     return replace(cls() if config is None else config, **values)  # type: ignore[type-var]
 
 
 def request_values(config: Any) -> dict[str, Any]:
     """The options of a request as JSON values, without those that are None."""
-    values = {each.name: getattr(config, each.name) for each in options_of(type(config))}
+    values = {option.name: getattr(config, option.name) for option in options_of(type(config))}
     return {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in values.items()
@@ -94,31 +117,31 @@ def flag_of(option: Field[Any]) -> str:
 def as_arguments(config: Any) -> list[str]:
     """The command-line arguments of the options that are not at their default; booleans and lists among them."""
     arguments = list[str]()
-    for each in options_of(type(config)):
-        if (value := getattr(config, each.name)) == each.default:
+    for option in options_of(type(config)):
+        if (value := getattr(config, option.name)) == option.default:
             continue
         if isinstance(value, bool):
-            arguments.append(flag_of(each) if value else f"--no-{each.name.replace('_', '-')}")
+            arguments.append(flag_of(option) if value else f"--no-{option.name.replace('_', '-')}")
         else:
             for part in value if isinstance(value, tuple) else [value]:
-                arguments += [flag_of(each), str(part)]
+                arguments += [flag_of(option), str(part)]
     return arguments
 
 
 def to_toml(config: Any) -> str:
     """A request as TOML that `read_toml` reads back; options that are None are comments."""
     values, lines = request_values(config), list[str]()
-    for each in options_of(type(config)):
-        text = toml_value(values[each.name]) if each.name in values else None
-        assignment = f"# {each.name} =" if text is None else f"{each.name} = {text}"
-        lines.append(f"# {each.metadata['help']}\n{assignment}")
+    for option in options_of(type(config)):
+        text = toml_value(values[option.name]) if option.name in values else None
+        assignment = f"# {option.name} =" if text is None else f"{option.name} = {text}"
+        lines.append(f"# {option.metadata['help']}\n{assignment}")
     return "\n\n".join(lines)
 
 
 def toml_value(value: Any) -> str:
     """A string, number, boolean, list or mapping as TOML, which writes all but the last as JSON does."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {toml_value(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)
 
 

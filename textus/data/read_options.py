@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textus.core.requests import option
+from textus.core.requests import RequestBase, option
 
 if TYPE_CHECKING:
     from textus.data.corpus.dialects import RowProblem
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FileOptions:
+class FileOptions(RequestBase):
     """Which `columns` of a file are the fields, and the file's `encoding`; None: detected.
 
     Raises UsageError for an unknown encoding.
@@ -32,6 +32,7 @@ class FileOptions:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.encoding is not None:
             from textus.data.corpus.documents import check_encoding
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textus.core.names import unknown_name_error
-from textus.core.requests import option
+from textus.core.requests import RequestBase, option
 from textus.data.read_options import FileOptions
 
 
 @dataclass(frozen=True)
-class TaskOverrides:
+class TaskOverrides(RequestBase):
     """The option `--set` where only a task's settings can be set."""
 
     overrides: tuple[str, ...] = option(

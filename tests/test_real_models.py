@@ -199,7 +199,7 @@ def test_a_bert_tokenizer_that_names_no_tokens_is_read(tmp_path: Path) -> None:
         load(folder)
 
 
-def test_tokens_named_beside_the_tokenizer_are_known(tmp_path: Path) -> None:
+def test_tokens_named_next_to_the_tokenizer_are_known(tmp_path: Path) -> None:
     """special_tokens_map.json of older folders; added tokens that only tokenizer_config.json has."""
     folder = wordpiece(tmp_path / "t")
     (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "[CLS]"}}))

@@ -158,7 +158,7 @@ def test_it_is_not_begun_from_nor_trained_on_a_corpus(linear: api.Run, folder: P
     "A classifier is compared with the majority class and TF-IDF + linear trained on the same rows, "
     "with paired differences; if these rows are gone, it is reported",
 )
-def test_floors_are_those_of_the_same_training_rows(lstm: api.Run, linear: api.Run, folder: Path) -> None:
+def test_baselines_are_those_of_the_same_training_rows(lstm: api.Run, linear: api.Run, folder: Path) -> None:
     test = sentences(240, seed=2)
     scores = lstm.evaluate(folder / "test.jsonl")
     floors = scores["baselines"]
@@ -202,7 +202,7 @@ def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
     assert better["low"] < better["value"] < better["high"]
 
 
-def test_the_floor_is_trained_once_and_anew_where_it_is_another_s(
+def test_the_baseline_is_trained_once_and_anew_where_it_is_another_s(
     lstm: api.Run,
     folder: Path,
     tmp_path: Path,
@@ -243,7 +243,7 @@ def test_measuring_changes_no_byte_of_a_run(
     assert "TF-IDF + linear" in (tmp_path / "page" / "evaluation.html").read_text()
 
 
-def test_rows_that_are_gone_or_changed_are_told(
+def test_rows_that_are_gone_or_changed_are_reported(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = written(tmp_path / "rows.jsonl", sentences(80))
@@ -257,7 +257,7 @@ def test_rows_that_are_gone_or_changed_are_told(
     assert "baselines" not in run.evaluate(folder / "test.jsonl", baselines=False)
 
 
-def test_test_rows_that_were_trained_on_are_told(
+def test_test_rows_that_were_trained_on_are_reported(
     lstm: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test = written(tmp_path / "t.jsonl", [*sentences(20, seed=7), *sentences(3)])
@@ -268,7 +268,7 @@ def test_test_rows_that_were_trained_on_are_told(
     assert "stands in" not in capsys.readouterr().err
 
 
-def test_any_number_of_labels_has_no_floor(tmp_path: Path) -> None:
+def test_any_number_of_labels_has_no_baseline(tmp_path: Path) -> None:
     data = written(
         tmp_path / "r.jsonl", [{"text": f"a b {n}", "label": ["x", "y"][: n % 3]} for n in range(60)]
     )

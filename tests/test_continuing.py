@@ -54,7 +54,7 @@ def test_rates_are_a_third_of_the_parents(trained: Path, other: Path, tmp_path: 
     assert changed.record["settings"]["optim"]["rate"] == pytest.approx(0.001 / 3)
 
 
-def test_an_imported_model_goes_on_gently(trained: Path, other: Path, tmp_path: Path) -> None:
+def test_an_imported_model_continues_gently(trained: Path, other: Path, tmp_path: Path) -> None:
     api.export(trained, out=tmp_path / "hf")
     imported = api.import_model(tmp_path / "hf", out=tmp_path / "imported")
     run = api.train(other, init_from=imported.path, steps=1, out=tmp_path / "run")
@@ -113,6 +113,6 @@ def test_words_that_would_make_another_model_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_counts_cannot_go_on(counted: Path, other: Path, tmp_path: Path) -> None:
+def test_what_counts_cannot_continue(counted: Path, other: Path, tmp_path: Path) -> None:
     with raises(UsageError, "unsupported_model", "ngram"):
         api.train(other, init_from=counted, out=tmp_path / "run")

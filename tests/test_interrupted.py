@@ -87,7 +87,7 @@ def test_what_was_piped_cannot_be_continued(linear: api.Run, tmp_path: Path) -> 
     assert "cannot be continued: begin anew with the same command: textus predict" in ended.stderr
 
 
-def test_another_error_says_what_is_kept_too(
+def test_other_errors_report_what_is_kept_too(
     linear: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = output.PartialFile.add
