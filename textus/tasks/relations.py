@@ -38,7 +38,7 @@ from textus.tasks.relation_data import (
     parse_relation_example,
 )
 from textus.tasks.reporting import Floats, most_confident
-from textus.tasks.token_data import ENTITY_FIELDS
+from textus.tasks.token_data import entity_field
 from textus.tokenizers import Tokenizer
 
 MOST_RELATIONS = 1000
@@ -149,8 +149,7 @@ class Relations(Task):
             return ["token" if "token" in values else "tokens", *marks, "relation"]
         if "spo_list" in values:
             return ["text", "spo_list"]
-        entities = next((name for name in ENTITY_FIELDS if values.get(name) is not None), "entities")
-        return ["text", entities, "relations"]
+        return ["text", entity_field(values) or "entities", "relations"]
 
     def label_names(self, example: Example) -> list[str]:
         return [name for name, _, _ in example.label]

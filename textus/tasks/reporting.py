@@ -95,9 +95,9 @@ def most_confident(mistakes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**mistake, "probability": round(mistake["probability"], 4)} for mistake in first]
 
 
-def class_probabilities(labels: Sequence[str], output: Any) -> dict[str, float]:
-    """Probabilities (C,) by class name, rounded."""
-    return {name: round(float(value), 6) for name, value in zip(labels, output, strict=True)}
+def values_by_label(labels: Sequence[str], values: Any) -> dict[str, float]:
+    """Values (labels,) such as probabilities by label, rounded."""
+    return {label: round(float(value), 6) for label, value in zip(labels, values, strict=True)}
 
 
 def metrics_with_intervals(metrics: dict[str, Any]) -> dict[str, Any]:
