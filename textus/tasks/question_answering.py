@@ -234,9 +234,6 @@ class QuestionAnswering(Task):
             if counts[name]:
                 log_notice(counts[name], " of ", n, f" {what}")
 
-    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
-        return torch.tensor(labels)  # (B, 2)
-
     # ── answers ────────────────────────────────────────────────────────────────────────────────
 
     def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:

@@ -15,7 +15,6 @@ from itertools import groupby, pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from textus.core.console import log_notice
@@ -342,9 +341,6 @@ class Relations(Task):
             + (f", of which {len(kept) - len(held) + none:,} are read (task.negatives)" if share < 1 else "")
         )
         return kept
-
-    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
-        return torch.tensor(labels)
 
     # ── model and answers ──────────────────────────────────────────────────────────────────────
 
