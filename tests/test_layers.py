@@ -106,6 +106,7 @@ LAYERS = {
         __init__ params streaming
         sampling
         engine
+        beam
         completion
     """,
     "runs": """
