@@ -69,23 +69,15 @@ class Hit(NamedTuple):
     where: str
 
 
-EXCEPTIONS: dict[tuple[str, str], str] = {}
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("textus/data/corpus/sources.py", "tell"): "the method that every binary file has",
+}
 """(path, text of the place) → why a banned word is right there; at most ten."""
 
 HITS: dict[str, int] = {
     "CHANGELOG.md": 41,
     "docs/design.md": 20,
     "docs/log.md": 50,
-    "textus/api": 31,
-    "textus/augment": 92,
-    "textus/cli": 55,
-    "textus/data": 42,
-    "textus/evaluation": 3,
-    "textus/finetuning": 131,
-    "textus/pipelines": 1,
-    "textus/runs": 17,
-    "textus/tokenizers": 33,
-    "textus/training": 70,
 }
 
 

@@ -74,7 +74,9 @@ def show(path: str | Path | Run) -> dict[str, Any]:
     from textus.evaluation import inspection
 
     run = open_run(path)
-    found = inspection.describe(run.model, name=run.path.resolve().name, family=run.record.get("family"))
+    description = inspection.describe(
+        run.model, name=run.path.resolve().name, family=run.record.get("family")
+    )
     kept = (
         "task", "labels", "steps", "seed", "best", "preset", "corpus", "tokenizer", "imported", "parent", "command",
         "versions", "isa",
@@ -84,7 +86,7 @@ def show(path: str | Path | Run) -> dict[str, Any]:
         facts["extra_tasks"] = {
             name: {key: task[key] for key in ("task", "labels")} for name, task in extra.items()
         }
-    return {"run": str(run.path), **facts, **found, "mermaid": inspection.format_mermaid(found)}
+    return {"run": str(run.path), **facts, **description, "mermaid": inspection.format_mermaid(description)}
 
 
 def doctor() -> dict[str, Any]:

@@ -196,7 +196,7 @@ def ensemble_predictor(runs: Sequence[Path], method: str, name: str | None = Non
             [predict_texts(model, member, tokenizer, examples) for model, member, tokenizer in members],
             method,
         )
-    return Predictor(task, answer, common_read_options([run_read_options(each) for each in records]), key)
+    return Predictor(task, answer, common_read_options([run_read_options(record) for record in records]), key)
 
 
 def training_read_options(runs: Sequence[Path], task: Task) -> ReadOptions:
