@@ -109,7 +109,7 @@ LAYERS = {
         completion
     """,
     "runs": """
-        __init__ tensorboard
+        __init__ record tensorboard
         store
     """,
     "augment": """

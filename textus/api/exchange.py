@@ -27,6 +27,7 @@ from textus.interop.architectures import ImportedModel
 from textus.interop.gguf_reader import MAGIC
 from textus.models.kernels.native import cache_folder
 from textus.runs import store
+from textus.runs.record import RunRecord
 from textus.tasks.registry import task_class
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.chat_template import CHAT_TEMPLATE
@@ -99,7 +100,7 @@ def import_run(
         )
     fault = "" if imported.heads else chat_fault(imported.tokenizer)
     chats = imported.tokenizer.chat_template is not None and not fault
-    record: dict[str, Any] = {
+    record: RunRecord = {
         "family": imported.family,
         "config": imported.config,
         "task": next(iter(imported.heads), "chat" if chats else None),
@@ -166,7 +167,8 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
         )
     heads = record.get("heads") or {}
     headed = len(heads) == 1 and to == "hf" and task_heads.exportable(model.config, *heads.values())
-    (called, spec), *_ = heads.items() or [("", {})]
+    no_head: tuple[str, dict[str, Any]] = ("", {})
+    (called, spec), *_ = heads.items() or [no_head]
     sentences = len(heads) == 1 and to == "hf" and task_heads.makes_vectors(model.config, spec)
     if heads and not headed and not sentences:
         log_notice(f"the heads ({', '.join(heads)}) stay in the run: no form holds them")

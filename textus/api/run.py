@@ -17,6 +17,7 @@ from textus.core.requests import build_request
 from textus.evaluation.config import EvalConfig
 from textus.generation.params import SamplingParams, sampling_params
 from textus.reporting.html import check_report_folder
+from textus.runs.record import RunRecord
 from textus.tasks.config import task_settings
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     @cached_property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> RunRecord:
         """The content of run.json: family, config, corpus, seed, choices, steps, best figures, versions."""
         from textus.runs.store import open_run as opened
 

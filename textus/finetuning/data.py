@@ -19,6 +19,7 @@ from textus.data.corpus.tables import parse_columns
 from textus.data.labeled import Record, read_records
 from textus.data.skipping import BadRow, BadRows, drop_unusable
 from textus.finetuning.config import FinetuneConfig
+from textus.runs.record import RunRecord
 from textus.tasks.base import Example, Task
 from textus.tasks.rows import drop_held_out_files, drop_rejected
 from textus.tasks.validation import report_problems
@@ -273,7 +274,7 @@ def fingerprint_of(files: Sequence[LabelledFile]) -> str:
     return fingerprint([[record.values for record in file.records] for file in files])
 
 
-def recorded_config(record: dict[str, Any]) -> FinetuneConfig:
+def recorded_config(record: RunRecord) -> FinetuneConfig:
     """Where the data of a run is and how it was read, from the record of one task."""
     corpus = record["corpus"]
     dev = Path(corpus["dev"]) if corpus["dev"] else None

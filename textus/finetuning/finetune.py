@@ -41,6 +41,7 @@ from textus.models.linear import LabelledTexts
 from textus.models.nn import lora
 from textus.models.registry import build
 from textus.models.registry import family as family_of
+from textus.runs.record import RunRecord
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.tasks.base import EncodedExample, Task, has_blanks, joined_text
 from textus.tasks.encoding import ExampleLoader, encode_examples, input_template
@@ -130,14 +131,14 @@ def start(
             "choices.step=native: the kernels read whole weights, not the adapters of --method lora",
         )
     check_output_dir(out, force=force)
-    record = {
+    record: RunRecord = {
         "family": family,
         "config": to_dict(config),
         "settings": to_dict(train),
         "compute": asdict(choices),
         "seed": request.seed,
         "request": request_values(request),
-        **task_record(parts[request.task]),
+        **task_record(parts[request.task]),  # type: ignore[typeddict-item]
         "heads": heads_of(family, parts),
         "method": request.method,
         "method_settings": to_dict(request.method_settings),
@@ -151,7 +152,7 @@ def start(
         "isa": hardware.isa_name(),
     }
     if request.extra_tasks:
-        record |= others_of(request, parts)
+        record |= others_of(request, parts)  # type: ignore[typeddict-item]
     ready = prepare(record, parts, tokenizer, rows)
     run = create_run(out, record, tokenizer)
     report_training(record, ready, parts, rows)
@@ -199,7 +200,7 @@ def others_of(request: FinetuneConfig, parts: Parts) -> dict[str, Any]:
 
 
 def report_training(
-    record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[str, RowsOfBoth]
+    record: RunRecord, ready: TrainingSetup, parts: Parts, rows: dict[str, RowsOfBoth]
 ) -> None:
     """Report what is trained, on how many rows, in how many steps."""
     train, batches = ready.settings, ready.batches
@@ -353,7 +354,7 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
 
 
 def prepare(
-    record: dict[str, Any],
+    record: RunRecord,
     parts: Parts,
     tokenizer: tokenizers.Tokenizer,
     rows: dict[str, RowsOfBoth],
@@ -397,7 +398,7 @@ def prepare(
     return TrainingSetup(model, batches, train, backward, evaluate)
 
 
-def model_of(record: dict[str, Any], *, begin: bool = True) -> tuple[LanguageModel, dict[str, Any]]:
+def model_of(record: RunRecord, *, begin: bool = True) -> tuple[LanguageModel, RunRecord]:
     """The model to train, and the run.json it comes from: empty for a new one, or one whose weights a checkpoint has.
     RunError where that run has other weights now.
     """
@@ -414,7 +415,7 @@ def model_of(record: dict[str, Any], *, begin: bool = True) -> tuple[LanguageMod
     return model, before
 
 
-def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, Any]) -> list[str]:
+def heads_from(model: LanguageModel, tasks: Sequence[Task], before: RunRecord) -> list[str]:
     """The tasks' heads on a model; one that learned the task of the same name with the same classes continues from
     what it knows, and the others' names are returned. Heads of other tasks are left behind: the layers below them
     change.
@@ -441,7 +442,7 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, An
 
 
 def batches_of(
-    record: dict[str, Any], parts: Parts, pad_id: int, rows: dict[str, RowsOfBoth]
+    record: RunRecord, parts: Parts, pad_id: int, rows: dict[str, RowsOfBoth]
 ) -> ExampleLoader | MultitaskLoader:
     """What `fit` reads: a task's rows, or those of several tasks mixed. UsageError for a task that would have no
     step.

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -50,6 +50,7 @@ from textus.models.contract import LanguageModel
 from textus.models.nn import lora
 from textus.models.nn.heads import build_head
 from textus.models.registry import build
+from textus.runs.record import RunRecord
 from textus.runs.tensorboard import TensorBoardWriter
 
 KEEP = 2
@@ -74,7 +75,7 @@ class Checkpoint:
 class RunFolder:
     """A run on disk: `record` is run.json."""
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: RunRecord) -> None:
         self.path, self.record = path, record
         self.board = TensorBoardWriter(path / "tensorboard")
 
@@ -344,7 +345,7 @@ RECORD: Shape = {
 
 
 def create_run(
-    path: Path, record: dict[str, Any], tokenizer: tokenizers.Tokenizer, embeddings: Tensor | None = None
+    path: Path, record: RunRecord, tokenizer: tokenizers.Tokenizer, embeddings: Tensor | None = None
 ) -> RunFolder:
     """A new run folder, there whole or not at all: its tokenizer and a run.json that marks it as unfinished;
     and the input `embeddings` (V, D) that it begins with, where they are not those of its seed.
@@ -360,7 +361,7 @@ def create_run(
 
 
 def create_finished(
-    path: Path, record: dict[str, Any], tokenizer: tokenizers.Tokenizer, weights: dict[str, Tensor]
+    path: Path, record: RunRecord, tokenizer: tokenizers.Tokenizer, weights: dict[str, Tensor]
 ) -> RunFolder:
     """A run folder that needs no training, there whole or not at all. Raises RunError where the disk is full."""
     try:
@@ -404,11 +405,11 @@ def open_run(path: Path) -> RunFolder:
     if record["status"] == "finished":
         check_shape(record, {"files": dict}, str(path / "run.json"))
     if {"task_settings", "labels", "label_counts"} & set(record):
-        check_tasks(record, str(path / "run.json"))
-    return RunFolder(path, record)
+        check_tasks(cast(RunRecord, record), str(path / "run.json"))
+    return RunFolder(path, cast(RunRecord, record))
 
 
-def check_tasks(record: dict[str, Any], where: str) -> None:
+def check_tasks(record: RunRecord, where: str) -> None:
     """RunError where the tasks in run.json are not those of a fine-tuned run."""
     check_shape(record, TASK, where)
     if record.get("heads"):
@@ -460,7 +461,7 @@ def verify(path: Path) -> dict[str, str]:
     return run.record["files"]
 
 
-def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.Tokenizer, dict[str, Any]]:
+def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.Tokenizer, RunRecord]:
     """A run's model (its weights to use, in evaluation mode), tokenizer and record; adapters are added to the weights
     they adapt, or with `merged` False kept apart.
 

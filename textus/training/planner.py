@@ -26,6 +26,7 @@ from textus.data.token_dataset import TokenDataset, TokenizedCorpus
 from textus.models.contract import CountBased, LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
+from textus.runs.record import RunRecord
 from textus.runs.store import open_run
 from textus.training.autotune import affordable, candidates, fast_bf16, measure, micro_batches
 from textus.training.config import PretrainConfig, seconds_of
@@ -72,7 +73,7 @@ class Plan:
     clock: CpuBudget | None = None
     tokens_per_step: int = 0
 
-    def record(self, corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+    def record(self, corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> RunRecord:
         """What run.json records of it."""
         return {
             "family": self.family,

@@ -28,6 +28,7 @@ from textus.models import word_vectors as vectors
 from textus.models.contract import CountBased, LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
+from textus.runs.record import RunRecord
 from textus.runs.store import (
     RunFolder,
     create_run,
@@ -91,7 +92,7 @@ def weights_sum(parent: Path) -> str:
     return verify(parent)["model.safetensors"]
 
 
-def begin_as(model: LanguageModel, record: dict[str, Any]) -> None:
+def begin_as(model: LanguageModel, record: RunRecord) -> None:
     """Give a model the weights of the run its record continues from. Raises RunError where that run is gone or has
     other weights now, UsageError where they do not fit.
     """
@@ -249,7 +250,7 @@ class TrainingSetup:
     evaluate: Evaluate | None
 
 
-def prepare(record: dict[str, Any], tokenized: TokenizedCorpus, *, begin: bool = True) -> TrainingSetup:
+def prepare(record: RunRecord, tokenized: TokenizedCorpus, *, begin: bool = True) -> TrainingSetup:
     """All that a run's record decides, built; without `begin`, the weights are those of a checkpoint, and no parent is
     needed. UsageError for what does not go together.
     """
