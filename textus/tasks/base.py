@@ -107,6 +107,7 @@ class Task(TaskReporting, ABC):
 
     def __init__(self, settings: Any, labels: Sequence[str]) -> None:
         self.settings, self.labels = settings, list(labels)
+        self.index = {label: number for number, label in enumerate(self.labels)}
         self.head_name = self.name
         """The task's name, or another where a run is trained on several tasks."""
         self.label_counts: list[int] = []

@@ -94,7 +94,6 @@ class Classification(Task):
         super().__init__(settings, labels)
         self.label_counts = list(counts)
         self.baseline_family = None if settings.multi else "linear"
-        self.index = {label: number for number, label in enumerate(self.labels)}
         self.classes = Classes(self.labels)
 
     @classmethod
@@ -143,10 +142,8 @@ class Classification(Task):
             names = tuple(dict.fromkeys(self.classes.lookup(name) for name, _ in example.label))
             examples.append(replace(example, label=names if self.settings.multi else names[0]))
         if unlabelled := [example.where for example in examples if example.label == ()]:
-            log_notice(
-                len(unlabelled), " rows have no label: they are of no class",
-                first=f"the first is {unlabelled[0]}",
-            )  # fmt: skip
+            first = f"the first is {unlabelled[0]}"
+            log_notice(len(unlabelled), " rows have no label: they are of no class", first=first)
         report_unseen("labels", (name for example in examples for name in self.names(example)), self.index)
         return examples
 
@@ -223,24 +220,17 @@ class Classification(Task):
             )
         max_ids = max(1, template.max_length - len(template.begin) - 1)
         rows: list[EncodedExample] = []
-        for number, (example, ids) in enumerate(
-            zip(examples, tokenizer.encode_batch([example.texts[0] for example in examples]), strict=True)
-        ):
+        encoded = tokenizer.encode_batch([example.texts[0] for example in examples])
+        for number, (example, ids) in enumerate(zip(examples, encoded, strict=True)):
             n = max(1, -(-len(ids) // max_ids))
             edges = [place * len(ids) // n for place in range(n + 1)]  # of one length, but for one id
-            rows += [
-                replace(self.encode_example(example, [ids[a:b]], template), meta=number)
-                for a, b in pairwise(edges)
-            ]
+            windows = (self.encode_example(example, [ids[a:b]], template) for a, b in pairwise(edges))
+            rows += [replace(window, meta=number) for window in windows]
         if several := sum(count > 1 for count in Counter(row.meta for row in rows).values()):
             log_notice(
-                several,
-                " of ",
-                len(examples),
-                f" texts are longer than {template.max_length} tokens: all are read in ",
-                len(rows),
-                " windows",
-            )
+                several, " of ", len(examples), f" texts are longer than {template.max_length} tokens: all are read",
+                " in ", len(rows), " windows",
+            )  # fmt: skip
         return rows
 
     def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
@@ -334,9 +324,8 @@ class Classification(Task):
                 " confidence and accuracy. Below the diagonal the model is overconfident."
             )
             alt = "share that is right against confidence, with the number of texts"
-            sections.append(
-                Section("Calibration", text, rows=bins, picture=reliability_diagram(bins), alt=alt)
-            )
+            picture = reliability_diagram(bins)
+            sections.append(Section("Calibration", text, rows=bins, picture=picture, alt=alt))
         if "mistakes" in metrics:
             sections.append(Section("Most confident mistakes", rows=metrics["mistakes"]))
         return sections
@@ -345,14 +334,13 @@ class Classification(Task):
         self, examples: Sequence[Example], probabilities: np.ndarray, truth: np.ndarray
     ) -> list[dict[str, Any]]:
         """The wrong answers that were given with most confidence, first."""
+        guess = probabilities.argmax(1)
         return most_confident(
             {
                 "text": " | ".join(example.texts)[:300], "label": example.label, "where": example.where,
                 "answer": self.labels[answer], "probability": float(row[answer]),
             }
-            for example, row, answer, right in zip(
-                examples, probabilities, probabilities.argmax(1), truth, strict=True
-            )
+            for example, row, answer, right in zip(examples, probabilities, guess, truth, strict=True)
             if answer != right
         )  # fmt: skip
 

@@ -59,11 +59,8 @@ class Predictor:
         if not records:
             return []
         examples = self.task.make_examples(records, labelled=False)
-        outputs = self.predict_examples(examples)
-        return [
-            (self.task.to_json(example, output), output)
-            for example, output in zip(examples, outputs, strict=True)
-        ]
+        pairs = zip(examples, self.predict_examples(examples), strict=True)
+        return [(self.task.to_json(example, output), output) for example, output in pairs]
 
     def predict_examples(self, examples: Sequence[Example]) -> Sequence[Any]:
         """The output for each example; reports how many have an empty text."""
@@ -177,9 +174,8 @@ def predict_to_file(
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
         options = resolve_options(given, options, reader.trained)
-        source = fingerprint(
-            [reader.run_id, reader.task.head_name, content_hash(given), astuple(options), form]
-        )
+        parts = [reader.run_id, reader.task.head_name, content_hash(given), astuple(options), form]
+        source = fingerprint(parts)
         records = record_reader(reader, given, options)
     task, own = reader.task, given.columns if isinstance(given, Records) else options.columns
     rows = OutputLayout(answer_columns(task, form), own or options.columns, checked_records(task, records()))

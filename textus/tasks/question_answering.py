@@ -196,11 +196,9 @@ class QuestionAnswering(Task):
             for start in window_starts(len(ids), holds, self.settings.stride):
                 window = slice(start, start + holds)
                 row, first = encode_window(kept, ids[window], template)
-                label = (
-                    None
-                    if span is None
-                    else answer_positions(span, start, len(ids[window]), first, len(row.ids))
-                )
+                label = None
+                if span is not None:
+                    label = answer_positions(span, start, len(ids[window]), first, len(row.ids))
                 rows.append(replace(row, label=label, meta=Window(number, first, places[window])))
         self.report_encoding(counts, len(examples), template)
         return rows
@@ -300,13 +298,9 @@ class QuestionAnswering(Task):
         if not intervals:
             return scores
         if self.settings.no_answer and not all(golds):
-            best = [
-                strip_span(example.texts[1], output.span)[0]
-                for example, output in zip(examples, outputs, strict=True)
-            ]
-            f1 = [
-                measuring.score_answer(text, right, style)[1] for text, right in zip(best, golds, strict=True)
-            ]
+            pairs = zip(examples, outputs, strict=True)
+            best = [strip_span(example.texts[1], output.span)[0] for example, output in pairs]
+            f1 = [measuring.score_answer(*pair, style)[1] for pair in zip(best, golds, strict=True)]
             margins = np.clip([-output.margin for output in outputs], -1e9, 1e9)
             known = np.asarray([bool(right) for right in golds])
             value, threshold = measuring.best_threshold(np.asarray(f1), known, margins)
@@ -317,10 +311,9 @@ class QuestionAnswering(Task):
     def per_example_metric(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
         style = measuring.answer_style([example.texts[1] for example in examples])
         answers = [self.answer(example, output)[0] for example, output in zip(examples, outputs, strict=True)]
-        pairs = zip(answers, examples, strict=True)
-        return "f1", np.asarray(
-            [measuring.score_answer(text, example.label.texts, style)[1] for text, example in pairs]
-        )
+        golds = [example.label.texts for example in examples]
+        f1 = [measuring.score_answer(*pair, style)[1] for pair in zip(answers, golds, strict=True)]
+        return "f1", np.asarray(f1)
 
     def mistakes(
         self, examples: Sequence[Example], outputs: Sequence[SpanPrediction], answers: list[str], style: str

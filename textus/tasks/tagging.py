@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -83,7 +83,6 @@ class Tagging(Task):
 
     def __init__(self, settings: TaggingSettings, labels: Sequence[str]) -> None:
         super().__init__(settings, labels)
-        self.index = {label: number for number, label in enumerate(self.labels)}
         self.entities = all(map(is_entity_tag, self.labels))
 
     @classmethod
@@ -156,13 +155,9 @@ class Tagging(Task):
         return not example.texts
 
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        rows = [
-            row
-            for row in super().make_examples(records, labelled=labelled)
-            if isinstance(row, TaggingExample)
-        ]
+        rows: list[Any] = super().make_examples(records, labelled=labelled)
         if not labelled:
-            return list(rows)
+            return rows
         if usual := bio_spellings(count_tags(records)):
             shown = ", ".join(f"{tag} as {name}" for tag, name in list(usual.items())[:SHOWN] if tag != name)
             log_notice(f"the tags are not written as B-PER: they are read as BIO ({shown})")
@@ -174,7 +169,7 @@ class Tagging(Task):
         if self.entities:
             rows = self.to_bio(rows)
         report_unseen("tags", (tag for row in rows for tag in row.label), self.index)
-        return list(rows)
+        return rows
 
     def to_bio(self, rows: list[TaggingExample]) -> list[TaggingExample]:
         """The rows with tags in BIO, whatever scheme they had; reports what was changed."""
@@ -205,16 +200,11 @@ class Tagging(Task):
         rows: list[EncodedExample] = []
         for number, example in enumerate(examples):
             rows += self.encode_windows(example, [next(flat) for _ in example.texts], template, number)
-        several = [count for count in Counter(row.meta for row in rows).values() if count > 1]
-        if several:
+        if several := [count for count in Counter(row.meta for row in rows).values() if count > 1]:
             log_notice(
-                len(several),
-                " of ",
-                len(examples),
-                f" texts are longer than {template.max_length} tokens: they are read in ",
-                sum(several),
-                " windows that overlap",
-            )
+                len(several), " of ", len(examples), f" texts are longer than {template.max_length} tokens: they are",
+                " read in ", sum(several), " windows that overlap",
+            )  # fmt: skip
         return rows
 
     def encode_windows(
@@ -230,23 +220,15 @@ class Tagging(Task):
         rows: list[EncodedExample] = []
         for low, high, first, last in word_windows([len(word) for word in words], max_ids):
             places = list(accumulate(map(len, words[low:high]), initial=len(template.begin)))
-            row_ids = [
-                *template.begin,
-                *(piece for word in words[low:high] for piece in word),
-                template.end_id,
-            ]
+            row_ids = [*template.begin, *chain.from_iterable(words[low:high]), template.end_id]
             targets = places[first - low : last - low]
             labels = None
             if example.label is not None:
                 labels = [IGNORED] * len(row_ids)
                 for place, tag in zip(targets, example.label[first:last], strict=True):
                     labels[place] = self.index.get(tag, IGNORED)
-            cut = 0 if rows else lost
-            rows.append(
-                EncodedExample(
-                    row_ids, [0] * len(row_ids), labels, cut, meta=number, target_positions=targets
-                )
-            )
+            segments, cut = [0] * len(row_ids), 0 if rows else lost
+            rows.append(EncodedExample(row_ids, segments, labels, cut, meta=number, target_positions=targets))
         return rows
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
@@ -296,9 +278,7 @@ class Tagging(Task):
         right, answered = ([entity_spans(tags) for tags in part] for part in (gold, guess))
         scores = entity_scores(right, answered, intervals=intervals)
         if not any(row["n"] for row in scores["classes"]):
-            log_notice(
-                "these rows have no entity: precision, recall and F1 mean nothing here and are given as 0"
-            )
+            log_notice("these rows have no entity: precision, recall and F1 are undefined, given as 0")
         if intervals:
             scores["mistakes"] = common_mistakes(examples, gold, guess)
         return {**scores, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
@@ -306,10 +286,8 @@ class Tagging(Task):
     def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[Floats], float]]:
-        pairs = [
-            (list(example.label), self.tag_names(output))
-            for example, output in zip(examples, outputs, strict=True)
-        ]
+        golds = [list(example.label) for example in examples]
+        pairs = list(zip(golds, map(self.tag_names, outputs), strict=True))
         if self.entities:
             parts = [(set(entity_spans(gold)), set(entity_spans(guess))) for gold, guess in pairs]
             right = [2 * len(gold & guess) for gold, guess in parts]

@@ -81,10 +81,7 @@ def find_problems(task: Task, parts: Parts) -> Iterator[Finding]:
     keys = {name: [text_key(example) for example in examples] for name, examples in parts.items()}
     for name, examples in parts.items():
         yield from contradictions(examples, keys[name], name if len(parts) > 1 else "")
-    counts = {
-        name: Counter(n for example in part for n in label_names(task, example))
-        for name, part in parts.items()
-    }
+    counts = {name: count_labels(task, part) for name, part in parts.items()}
     total = sum(counts.values(), Counter[str]())
     if total and not has_numeric_labels(task):
         yield from suspicious_names(total)
@@ -100,9 +97,10 @@ def find_problems(task: Task, parts: Parts) -> Iterator[Finding]:
     yield from leaks(parts, keys)
 
 
-def label_names(task: Task, example: Example) -> list[str]:
-    """The names in an example's label, if it has one."""
-    return [] if example.label is None else task.label_names(example)
+def count_labels(task: Task, examples: Sequence[Example]) -> Counter[str]:
+    """How often each name is in the labels of examples."""
+    labelled = [example for example in examples if example.label is not None]
+    return Counter(name for example in labelled for name in task.label_names(example))
 
 
 def has_numeric_labels(task: Task) -> bool:
@@ -147,33 +145,30 @@ def contradictions(
 
 def same_label(one: Any, other: Any) -> bool:
     """Whether two labels are the same; the order of several names does not matter."""
-    if (
-        isinstance(one, tuple)
-        and isinstance(other, tuple)
-        and all(isinstance(name, str) for name in one + other)
-    ):
+    tuples = isinstance(one, tuple) and isinstance(other, tuple)
+    if tuples and all(isinstance(name, str) for name in one + other):
         return one == other or (sorted(one) == sorted(other) and len(set(one)) == len(one))
     return bool(one == other)
 
 
 def suspicious_names(counts: Counter[str]) -> Iterator[Finding]:
     """Names that look like one class, like a typo, or like no label."""
+
+    def with_counts(names: Sequence[str]) -> list[str]:
+        return [f"{name!r} ({counts[name]:,})" for name in names]
+
     if groups := similar_names(counts):
-        listed = "; ".join(
-            " and ".join(f"{name!r} ({counts[name]:,})" for name in names) for names in groups[:SHOWN]
-        )
+        listed = "; ".join(" and ".join(with_counts(names)) for names in groups[:SHOWN])
         yield Finding(
             "alike", len(groups),
             f"labels that differ only in case, width, blanks or hyphens: {listed}{and_more(groups)}; did you mean one"
             " class?",
         )  # fmt: skip
     if pairs := likely_typos(counts):
-        listed = "; ".join(
-            f"{rare!r} ({counts[rare]:,}) and {often!r} ({counts[often]:,})" for rare, often in pairs[:SHOWN]
-        )
+        listed = "; ".join(" and ".join(with_counts(pair)) for pair in pairs[:SHOWN])
         yield Finding("misspelt", len(pairs), f"labels that may be misspelt: {listed}{and_more(pairs)}")
     if empty := missing_names(counts):
-        listed = ", ".join(f"{name!r} ({counts[name]:,})" for name in empty[:SHOWN])
+        listed = ", ".join(with_counts(empty[:SHOWN]))
         yield Finding(
             "missing", sum(counts[name] for name in empty),
             f"labels that usually mean that there is none: {listed}; they are taken as classes",
@@ -201,12 +196,8 @@ def leaks(parts: Parts, keys: Mapping[str, Sequence[tuple[str, ...]]]) -> Iterat
     for number, name in enumerate(names):
         first = dict(zip(reversed(keys[name]), reversed(parts[name]), strict=True))
         for later in names[number + 1 :]:
-            both = [
-                (first[key], example)
-                for key, example in zip(keys[later], parts[later], strict=True)
-                if key in first
-            ]
-            if both:
+            keyed = zip(keys[later], parts[later], strict=True)
+            if both := [(first[key], example) for key, example in keyed if key in first]:
                 one, other = both[0]
                 rows, again = f"rows of {later}", f"that is in {name} too"
                 if (name, later) == ("train", "dev"):
@@ -220,8 +211,7 @@ def leaks(parts: Parts, keys: Mapping[str, Sequence[tuple[str, ...]]]) -> Iterat
 
 def format_names(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    listed = ", ".join(map(repr, names[:SHOWN]))
-    return listed + and_more(names)
+    return ", ".join(map(repr, names[:SHOWN])) + and_more(names)
 
 
 def and_more(listed: Sequence[Any]) -> str:
@@ -277,13 +267,12 @@ def validate_files(data: Path, config: ValidateConfig) -> dict[str, Any]:
             errors.append({"file": str(data), "where": str(data), "message": str(error)})
         else:
             warnings += [Finding("note", 1, line) for line in lines]
-            examples = {
-                name: read_examples(built, part, checked[name]) for name, part in rows.items() if part
-            }
+            parts = {name: part for name, part in rows.items() if part}
+            examples = {name: read_examples(built, part, checked[name]) for name, part in parts.items()}
             warnings += find_problems(built, examples)
             warnings += long_texts(built, examples, *context)
             if not has_numeric_labels(built):
-                counts = Counter(n for example in examples["train"] for n in label_names(built, example))
+                counts = count_labels(built, examples["train"])
                 classes = {name: counts[name] for name in [*built.labels, *counts] if name in counts}
     return {
         "data": str(data), "task": config.task, "settings": config.task_settings, "ok": not errors,
@@ -344,9 +333,9 @@ def read_examples(task: Task, records: list[Record], checked: ValidationReport) 
 
 def file_summary(checked: ValidationReport) -> dict[str, Any]:
     """The report of a file as JSON values."""
-    return {key: value for key, value in asdict(checked).items() if key != "errors"} | {
-        "invalid": len(checked.errors)
-    }
+    summary = asdict(checked)
+    summary["invalid"] = len(summary.pop("errors"))
+    return summary
 
 
 @contextlib.contextmanager
