@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 
 class RunRecord(TypedDict, total=False):
-    """The record of a run. Fields after `isa` exist only where the comment says."""
+    """The record of a run. Fields after `isa` exist only for the kind of run in the comment above them."""
 
     version: int
     status: str  # running or finished
