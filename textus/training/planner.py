@@ -95,7 +95,9 @@ def plan_count(request: PretrainConfig, tokenized: TokenizedCorpus) -> Plan:
     """A count model: nothing to measure, one or a few passes."""
     request.check()
     if request.preset:
-        log_notice(f"{request.family} counts: it takes as long as that takes, whatever the --preset")
+        log_notice(
+            f"{request.family} counts and takes as long as that takes: --preset {request.preset} is ignored"
+        )
     config_class: Any = family_of(request.family)[1]
     values = {
         "vocab_size": tokenized.tokenizer.vocab_size,
