@@ -212,7 +212,7 @@ def test_a_missing_number_is_refused_or_reported(
     run = api.finetune(
         data, out=tmp_path / "run", epochs=1, overrides=[*settings, "task.missing=mean"], **words
     )
-    assert "rows lack a number: the training rows' mean is taken for it" in capsys.readouterr().err
+    assert "rows lack a number: they get the training rows' mean" in capsys.readouterr().err
     assert len(run.predict(data)) == 90
 
 

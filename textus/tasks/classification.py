@@ -416,7 +416,7 @@ def label_values(value: Any, settings: ClassificationSettings) -> list[Any]:
 def set_separator(
     settings: ClassificationSettings, records: Sequence[Record], *, report: bool = False
 ) -> ClassificationSettings:
-    """The settings with what separates labels in these rows: what is set, where a row has it, else what is found."""
+    """The settings with the separator of labels in these rows: the one set if a row has it, else the likeliest."""
     if not settings.multi:
         return settings
     labels = [record.values.get("label") for record in records]
@@ -433,11 +433,7 @@ def set_separator(
             " task.separator=SIGN"
         )
     if report and not sign:
-        looked = (
-            "a bar, semicolon or comma that separates labels"
-            if not settings.separator
-            else settings.separator
-        )
+        looked = settings.separator or "a bar, semicolon or comma that separates labels"
         log_notice(
             f"no row has {looked}: the label of a row is taken whole (labels are separated by |; for another separator"
             " --set task.separator=SIGN)"

@@ -131,11 +131,11 @@ def report_spellings(spelled: Counter[tuple[str, str]]) -> None:
         ways.setdefault(name, []).append(f"{value} {n:,} times")
     several = {name: spellings for name, spellings in ways.items() if len(spellings) > 1}
     if several:
-        shown = "; ".join(
-            f"{name}: {', '.join(spellings)}" for name, spellings in list(several.items())[:SHOWN]
-        )
+        listed = [f"{name}: {', '.join(spellings)}" for name, spellings in several.items()]
         more = f"; and {len(several) - SHOWN:,} more classes" if len(several) > SHOWN else ""
-        log_notice(f"labels written in several ways are read as one class ({shown}{more})")
+        log_notice(
+            f"labels written in several ways are read as one class ({'; '.join(listed[:SHOWN])}{more})"
+        )
 
 
 # ── several labels a text ──────────────────────────────────────────────────────────────────────
@@ -218,9 +218,8 @@ def is_one_edit(one: str, other: str) -> bool:
     """
     if normalize_name(one) == normalize_name(other) or abs(len(one) - len(other)) > 1:
         return False
-    start = next(
-        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    different = (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    start = next(different, min(len(one), len(other)))
     a, b = one[start:], other[start:]
     if any(character.isdigit() for character in (*a[:1], *b[:1])):
         return False

@@ -68,7 +68,7 @@ class GoldAnswers:
 
 @dataclass(frozen=True)
 class QuestionExample(Example):
-    """A question and its context; `changes` counts what `locate_answers` corrected."""
+    """A question and its context; `changes` counts the corrections of `locate_answers`."""
 
     changes: Counter[str] = field(default_factory=Counter)
 
@@ -126,21 +126,17 @@ class QuestionAnswering(Task):
         return not all(text.strip() for text in example.texts)
 
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        examples = super().make_examples(records, labelled=labelled)
-        counts: Counter[str] = Counter()
-        elsewhere: list[str] = []
-        for example in examples:
-            assert isinstance(example, QuestionExample)
-            counts.update(example.changes)
-            elsewhere += [example.where] * example.changes["elsewhere"]
+        examples: list[Any] = super().make_examples(records, labelled=labelled)
+        counts = sum((example.changes for example in examples), Counter[str]())
+        elsewhere = [example.where for example in examples if example.changes["elsewhere"]]
         if counts["moved"]:
             log_notice(
                 f"{counts['moved']:,} answers were up to {MAX_SHIFT} characters off the given offset; offsets corrected"
             )
         if elsewhere:
             log_notice(
-                f"{len(elsewhere):,} answers are not at the given offset, but occur once elsewhere in their contexts:"
-                f" offsets corrected; the first is of {elsewhere[0]}"
+                f"{counts['elsewhere']:,} answers are not at the given offset, but occur once elsewhere in their"
+                f" contexts: offsets corrected; the first is of {elsewhere[0]}"
             )
         if counts["nowhere"]:
             log_notice(
@@ -233,9 +229,6 @@ class QuestionAnswering(Task):
         for name, what in messages.items():
             if counts[name]:
                 log_notice(counts[name], " of ", n, f" {what}")
-
-    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
-        return torch.tensor(labels)  # (B, 2)
 
     # ── answers ────────────────────────────────────────────────────────────────────────────────
 
@@ -437,7 +430,7 @@ def read_answers(record: Record) -> list[tuple[str, int]]:
     """The text and start of each answer. Raises DataError for anything else."""
     where, value = record.where, read_field(record, "answers")
     if isinstance(value, dict):
-        texts, starts = (value.get(name) for name in ("text", "answer_start"))
+        texts, starts = value.get("text"), value.get("answer_start")
         if not (isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)):
             raise DataError(
                 "invalid_row",

@@ -118,7 +118,7 @@ class Regression(Task):
         examples = super().make_examples(records, labelled=labelled)
         if lacking := sum(any(map(math.isnan, example.numbers)) for example in examples):
             log_notice(
-                lacking, " of ", len(examples), " rows lack a number: the training rows' mean is taken for it"
+                lacking, " of ", len(examples), " rows lack a number: they get the training rows' mean"
             )
         if self.ordinal and labelled:
             ratings = sorted(rating_name(example.label[0]) for example in examples)
@@ -178,8 +178,7 @@ class Regression(Task):
         framed, segments, cut = template.apply(ids)
         label = example.label
         if label is not None and self.ordinal:
-            name = rating_name(label[0])
-            label = self.labels.index(name) if name in self.labels else -1
+            label = self.index.get(rating_name(label[0]), -1)
         return EncodedExample(framed, segments, label, cut, numbers=example.numbers)
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
@@ -222,10 +221,8 @@ class Regression(Task):
         if self.ordinal:
             metrics = regression.rating_metrics(*self.rating_ranks(gold[:, 0], predicted))
             return "quadratic_kappa", lambda weights: metrics(weights)["quadratic_kappa"]
-        targets = [
-            regression.regression_metrics(right, answers)
-            for right, answers in zip(gold.T, predicted.T, strict=True)
-        ]
+        columns = zip(gold.T, predicted.T, strict=True)
+        targets = [regression.regression_metrics(right, answers) for right, answers in columns]
         return "r2", lambda weights: float(np.mean([target(weights)["r2"] for target in targets]))
 
     def answer_columns(self) -> list[str]:
@@ -294,9 +291,8 @@ def fit_scale(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str
 
 def score_field(records: Sequence[Record]) -> str | None:
     """The field that holds the number: `score` where a row has it, else `label`; None where no row has either."""
-    return next(
-        (name for name in ("score", "label") if any(name in record.values for record in records)), None
-    )
+    fields = {name for record in records for name in record.values}
+    return next((name for name in ("score", "label") if name in fields), None)
 
 
 def target_fields(settings: RegressionSettings, records: Sequence[Record]) -> list[str]:

@@ -15,7 +15,6 @@ from itertools import groupby, pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from textus.core.console import log_notice
@@ -132,10 +131,8 @@ class Relations(Task):
     @classmethod
     def can_split(cls, settings: RelationsSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
         rows = ([parse_relation_example(record, labelled=True) for record in part] for part in (train, held))
-        return all(
-            any(name != settings.no_relation_label for row in part for name, _, _ in row.label)
-            for part in rows
-        )
+        none = settings.no_relation_label
+        return all(any(name != none for row in part for name, _, _ in row.label) for part in rows)
 
     @classmethod
     def used_fields(cls, settings: RelationsSettings, values: dict[str, Any]) -> list[str]:
@@ -209,9 +206,9 @@ class Relations(Task):
             " entities apart (task.reach): they are not scored, and count as missed",
             "alone": f"of {len(rows):,} rows have fewer than two entities, so no pair",
         }
-        for name, what in messages.items():
+        for name, message in messages.items():
             if counts[name]:
-                log_notice(f"{counts[name]:,} {what}")
+                log_notice(f"{counts[name]:,} {message}")
         return rows
 
     def check_validation_set(self, examples: Sequence[Any]) -> None:
@@ -342,9 +339,6 @@ class Relations(Task):
             + (f", of which {len(kept) - len(held) + none:,} are read (task.negatives)" if share < 1 else "")
         )
         return kept
-
-    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
-        return torch.tensor(labels)
 
     # ── model and answers ──────────────────────────────────────────────────────────────────────
 

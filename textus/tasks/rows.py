@@ -40,18 +40,13 @@ def held_out_files(path: Path, places: Iterable[str]) -> dict[str, str]:
     """
     begin, files = to_printable(str(path)), dict.fromkeys(map(file_of_place, places))
     parts = {file: re.split(r"[/\\!]", file.removeprefix(begin).lstrip("/\\!")) for file in files}
-    trained = {
-        tuple(names[:depth])
-        for names in parts.values()
-        for depth, name in enumerate(names)
-        if has_word(name, TRAINING)
-    }
-    held = {}
-    for file, names in parts.items():
-        for depth, name in enumerate(names):
-            if tuple(names[:depth]) in trained and has_word(name, HELD) and not has_word(name, TRAINING):
-                held[file] = "/".join(names[: depth + 1])
-                break
+    steps = [(file, names, depth) for file, names in parts.items() for depth in range(len(names))]
+    trained = {tuple(names[:depth]) for _, names, depth in steps if has_word(names[depth], TRAINING)}
+    held: dict[str, str] = {}
+    for file, names, depth in steps:
+        name = names[depth]
+        if tuple(names[:depth]) in trained and has_word(name, HELD) and not has_word(name, TRAINING):
+            held.setdefault(file, "/".join(names[: depth + 1]))
     return held
 
 
@@ -63,13 +58,12 @@ def has_word(name: str, words: Sequence[str]) -> bool:
 def report_held_out(path: Path, held: Mapping[str, str], places: Iterable[str]) -> None:
     """Report the held-out parts of a folder."""
     counts = Counter(held[file] for file in map(file_of_place, places) if file in held)
-    if not counts:
-        return
     names = ", ".join(f"{name} ({n:,} rows)" for name, n in counts.items())
-    log_notice(
-        f"{path}: left out of training, as held-out parts: {names}; give them with --dev or to"
-        " textus evaluate --on, or rename them to train on all"
-    )
+    if names:
+        log_notice(
+            f"{path}: left out of training, as held-out parts: {names}; give them with --dev or to textus evaluate"
+            " --on, or rename them to train on all"
+        )
 
 
 NOT_ACCEPTED = ("reject", "ignore")

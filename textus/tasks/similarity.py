@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from textus.core.config import apply_overrides
@@ -88,11 +87,10 @@ class Similarity(Task):
                 f"{records[0].where} has a {scored!r}: the contrastive objective takes every pair as one that belongs"
                 " together; keep the rows of high score, without that column",
             )
-        rows = parse_rows(
-            records, cls.row_parser(replace(settings, objective=objective), records, labelled=True)
-        )
+        settings = replace(settings, objective=objective)
+        rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
         if not scored:
-            return cls(replace(settings, objective=objective), [])
+            return cls(settings, [])
         values = [row.label for row in rows if row.label is not None]
         low = min(values) if settings.low is None else settings.low
         high = max(values) if settings.high is None else settings.high
@@ -105,7 +103,7 @@ class Similarity(Task):
                 "invalid_rows",
                 f"{len(outside):,} scores, such as {outside[0]:g}, are not in {low:g} to {high:g}",
             )
-        return cls(replace(settings, objective=objective, low=low, high=high), [])
+        return cls(replace(settings, low=low, high=high), [])
 
     def is_empty(self, example: Example) -> bool:
         return not all(text.strip() for text in example.texts)
@@ -137,9 +135,9 @@ class Similarity(Task):
     @classmethod
     def can_split(cls, settings: SimilaritySettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
         scored = score_field([*train, *held])
-        return bool(train and held) and (
-            not scored or all(has_two_values(part, scored) for part in (train, held))
-        )
+        if not scored:
+            return bool(train and held)
+        return has_two_values(train, scored) and has_two_values(held, scored)
 
     @classmethod
     def used_fields(cls, settings: SimilaritySettings, values: dict[str, Any]) -> list[str]:
@@ -186,9 +184,6 @@ class Similarity(Task):
         """The score of an example's first two vectors (N, D)."""
         low, high = self.scale
         return low + (high - low) * float(vectors[0] @ vectors[1])
-
-    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
-        return torch.tensor(labels)
 
     def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask).cpu().numpy())
@@ -248,9 +243,7 @@ def retrieval_metrics(
     examples: Sequence[Example], outputs: Sequence[np.ndarray], intervals: bool
 ) -> dict[str, Any]:
     """How well each first text retrieves its second among all seconds: scores of `metrics.ranking`."""
-    numbers: dict[str, int] = {}
-    for example in examples:
-        numbers.setdefault(example.texts[1], len(numbers))
+    numbers = {text: n for n, text in enumerate(dict.fromkeys(example.texts[1] for example in examples))}
     right: dict[str, dict[Any, float]] = {}
     for example in examples:
         right.setdefault(example.texts[0], {})[numbers[example.texts[1]]] = 1.0

@@ -301,9 +301,8 @@ class Tagging(Task):
     def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         assert isinstance(example, TaggingExample)
         tags, text, places = self.tag_names(output), example.text, example.places
-        tokens = [text[start:end] for start, end in places]
         if not self.entities:
-            return {"tokens": tokens, "tags": tags}
+            return {"tokens": [text[start:end] for start, end in places], "tags": tags}
         spans = [(kind, places[first][0], places[last - 1][1]) for kind, first, last in entity_spans(tags)]
         entities = [
             {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in spans

@@ -64,11 +64,9 @@ def read_row_text(record: Record, needed: str, *fields: str) -> str:
     text = record.values.get("text")
     if isinstance(text, str):
         return text
-    problem = (
-        f"has {list_fields(record)}"
-        if text is None
-        else f"has a text that is {type(text).__name__} ({text!r})"
-    )
+    problem = f"has {list_fields(record)}"
+    if text is not None:
+        problem = f"has a text that is {type(text).__name__} ({text!r})"
     columns = ",".join(f"{name}=COLUMN" for name in ("text", *fields))
     raise DataError(
         "column_not_found",
@@ -113,10 +111,8 @@ def from_tokens(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
                 "invalid_row",
                 f"{record.where} has {len(tokens)} tokens and {len(tags)} tags; give one for each token",
             )
-    words = tuple(blank + token for token in tokens)
-    return TaggingExample(
-        words, tags, record.where, text=blank.join(tokens), places=tuple(places), has_tokens=True
-    )
+    example = from_spans(blank.join(tokens), places, unit, record.where)
+    return replace(example, label=tags, has_tokens=True)
 
 
 def read_strings(record: Record, name: str) -> list[str]:

@@ -291,9 +291,8 @@ def check_file(
         records = read_records(path, spelled, encoding=config.encoding or "", problems=faults)
         if trains:
             records, faults = drop_held_out_files(path, records, faults)
-    checked = ValidationReport(
-        str(path), len(records) + len(faults), errors=unreadable_rows(faults), warnings=lines
-    )
+    n_rows = len(records) + len(faults)
+    checked = ValidationReport(str(path), n_rows, errors=unreadable_rows(faults), warnings=lines)
     if not records:
         return checked, []
     try:
