@@ -110,7 +110,7 @@ LAYERS = {
         completion
     """,
     "runs": """
-        __init__ tensorboard
+        __init__ record tensorboard
         store
     """,
     "augment": """
