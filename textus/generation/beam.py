@@ -10,7 +10,7 @@ Shapes: R rows (a running continuation each), V vocabulary, K candidates per row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,12 +19,10 @@ from torch import Tensor
 
 from textus.core.errors import UsageError
 from textus.data.bucketing import pad_sources
-from textus.generation.engine import prefill
+from textus.generation.engine import TokenEvent, check_request, prefill
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import (
     Ends,
-    check_prompt,
-    check_source,
     device_of,
     eos_ids,
     inference_mode,
@@ -44,6 +42,12 @@ class Hypothesis:
     ids: list[int]
     score: float
     reason: Literal["stop", "length"]
+
+    def events(self) -> Iterator[TokenEvent]:
+        """The text as events of the engine."""
+        ids: list[int | None] = [*self.ids, None] if self.reason == "stop" else [*self.ids]
+        for place, id in enumerate(ids):
+            yield TokenEvent(0, id, self.reason if place == len(ids) - 1 else None)
 
 
 @dataclass(slots=True)
@@ -109,15 +113,13 @@ def beam_search(
 
     Raises UsageError for a prompt, a source or a sampling out of range, RunError where the weights are damaged.
     """
-    sampling.check()
     given: list[Sequence[int] | None] = [None] * len(prompts) if sources is None else list(sources)
     if len(given) != len(prompts):
         raise UsageError(
             "size_mismatch", f"{len(prompts)} prompts with {len(given)} sources; give one for each, or none"
         )
     for prompt, source in zip(prompts, given, strict=True):
-        check_prompt(model, prompt)
-        check_source(model, source)
+        check_request(model, prompt, sampling, source)
     context = model.config.context_length
     searches = [
         BeamSearch(
@@ -134,6 +136,21 @@ def beam_search(
         for batch in length_batches(searches, max(1, MAX_ROWS // sampling.beams)):
             search_batch(model, batch, sampling, eos_ids(ends), n_ids)
     return [search.ended for search in searches]
+
+
+def search_events(
+    model: LanguageModel,
+    ids: Sequence[int],
+    sampling: SamplingParams,
+    *,
+    source: Sequence[int] | None = None,
+    ends: Ends,
+    n_ids: int | None = None,
+) -> Iterator[TokenEvent]:
+    """The best text as events like those of `Engine.stream`; they come together, when the search is over."""
+    sources = None if source is None else [source]
+    best = beam_search(model, [ids], sampling, sources=sources, ends=ends, n_ids=n_ids)[0][0]
+    yield from best.events()
 
 
 def length_batches(searches: list[BeamSearch], size: int) -> list[list[BeamSearch]]:
