@@ -147,7 +147,7 @@ def test_texts_do_not_depend_on_their_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str
 ) -> None:
     theirs = theirs_of(shape, 4)
-    ours, texts = ours_of(tmp_path, theirs), texts_of(4, n=20, longest=30)
+    ours, texts = ours_of(tmp_path, theirs), texts_of(4, n=20, longest=50)
     alone = [search(ours, [text], BEAMS)[0] for text in texts]
     for max_rows in (1, 12, 128):
         monkeypatch.setattr(beam, "MAX_ROWS", max_rows)
@@ -189,8 +189,8 @@ def test_beams_of_the_wrong_row_are_caught(tmp_path: Path, monkeypatch: pytest.M
     theirs = theirs_of("llama", 1)
     ours = ours_of(tmp_path, theirs)
     kind = type(ours.new_cache(1, 4))
-    select = kind.select
-    monkeypatch.setattr(kind, "select", lambda self, rows: select(self, sorted(rows)))
+    reorder = kind.reorder
+    monkeypatch.setattr(kind, "reorder", lambda self, rows: reorder(self, sorted(rows)))
     with pytest.raises(AssertionError):
         assert_equal_to_theirs(ours, theirs, texts_of(1), BEAMS)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ from textus.models.contract import LanguageModel
 
 MAX_ROWS = 128
 """Continuations that run together: rows of the cache."""
+CLOSE = 32
+"""So few ids more or less are no reason for a batch of their own: a step costs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +156,16 @@ def search_events(
 
 
 def length_batches(searches: list[BeamSearch], size: int) -> list[list[BeamSearch]]:
-    """Batches of at most `size` texts of like lengths, the longest at most twice the shortest, long ones first."""
+    """Batches of at most `size` texts of like lengths, the longest at most `CLOSE` ids longer than twice the shortest;
+    long ones first.
+    """
 
     def length(search: BeamSearch) -> int:
         return len(search.prompt) + len(search.source or [])
 
     batches: list[list[BeamSearch]] = []
     for search in sorted(searches, key=length, reverse=True):
-        if batches and len(batches[-1]) < size and 2 * length(search) >= length(batches[-1][0]):
+        if batches and len(batches[-1]) < size and 2 * length(search) + CLOSE >= length(batches[-1][0]):
             batches[-1].append(search)
         else:
             batches.append([search])
@@ -189,7 +193,8 @@ def search_batch(
         advance_batch(searches, mask_unused_ids(logits, n_ids), n_candidates, sampling, ends)
         searches = [search for search in searches if not search.is_done]
         if beams := [beam for search in searches for beam in search.running]:
-            cache = cache.select([beam.parent for beam in beams])
+            reorder = getattr(cache, "reorder", cache.select)
+            cache = reorder([beam.parent for beam in beams])
             logits = model(torch.tensor([beam.ids[-1:] for beam in beams], device=device), cache)[:, -1]
 
 
@@ -221,11 +226,10 @@ def advance_batch(
 
 def likeliest_ids(logits: Tensor, n: int) -> tuple[list[list[float]], list[list[int]]]:
     """The n likeliest ids of each row of logits (R, V), and their log-probabilities. RunError for what is no number."""
-    scores = logits.float()
-    values, ids = scores.topk(min(n, scores.shape[-1]), dim=-1)  # (R, K), in order
+    values, ids = logits.float().log_softmax(-1).topk(min(n, logits.shape[-1]), dim=-1)  # (R, K), in order
     best = values[:, 0]
     if not bool(best.isfinite().all()):
         row = int((~best.isfinite()).nonzero()[0, 0])
-        raise invalid_logit_error(float(best[row]), int(ids[row, 0]))
-    log_probs: Any = values - scores.logsumexp(-1, keepdim=True)
-    return log_probs.tolist(), ids.tolist()
+        id = int(logits[row].argmax())
+        raise invalid_logit_error(float(logits[row, id]), id)
+    return values.tolist(), ids.tolist()

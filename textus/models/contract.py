@@ -63,7 +63,10 @@ class Loss:
 
 
 class DecodeCache(Protocol):
-    """What a family remembers of each row's prefix; `forward` changes it in place."""
+    """What a family remembers of each row's prefix; `forward` changes it in place.
+
+    A cache that has `reorder(rows)`, a `select` that may change what it was called on, is faster at beam search.
+    """
 
     lengths: Tensor  # (B,) how many ids each row has seen
     can_rewind: bool

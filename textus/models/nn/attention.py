@@ -117,6 +117,20 @@ class KeyValueCache:
         index = torch.tensor(rows, dtype=torch.long, device=self.k.device)
         return KeyValueCache(self.k[:, index], self.v[:, index], self.lengths[index])
 
+    def reorder(self, rows: list[int]) -> KeyValueCache:
+        """As `select`, but this cache is used up: only rows that change are copied, and only what they hold."""
+        if len(rows) > len(self.lengths):
+            return self.select(rows)
+        moved = [(new, old) for new, old in enumerate(rows) if new != old]
+        if moved:
+            longest = int(self.lengths.max())
+            new, old = torch.tensor(moved, device=self.k.device).T
+            for part in (self.k[:, :, :longest], self.v[:, :, :longest]):
+                part.index_copy_(1, new, part.index_select(1, old))
+            self.lengths[new] = self.lengths[old]
+        n = len(rows)
+        return KeyValueCache(self.k[:, :n], self.v[:, :n], self.lengths[:n])
+
     def join(self, other: KeyValueCache) -> KeyValueCache:
         capacity = max(self.k.shape[2], other.k.shape[2])
         keys = [_reserve(part, capacity) for part in (self.k, other.k)]
