@@ -1,0 +1,140 @@
+"""Tasks whose answer is a text that the model writes: it is trained on its own likelihood of the targets, no head."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from textus.core.console import log_notice
+from textus.core.errors import UsageError
+from textus.data.batch import Batch
+from textus.data.text_pairs import IdPair, PairFormat
+from textus.generation.beam import beam_search
+from textus.generation.engine import Engine
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import bos_ids
+from textus.models.contract import LanguageModel
+from textus.tasks.base import Example, Task
+from textus.tokenizers import Tokenizer
+
+ROWS_AT_ONCE = 64
+"""Texts that are written together."""
+
+
+class GenerationTask(Task):
+    """A task whose outputs are texts. It gives pairs of ids to train on, and how a text is written."""
+
+    generates: ClassVar[bool] = True
+
+    @abstractmethod
+    def pairs(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[IdPair]:
+        """Source and target of labelled examples as ids; of unlabelled ones an empty target."""
+
+    @abstractmethod
+    def sampling(self, model: LanguageModel, n_source: int) -> SamplingParams:
+        """How the target of a source of so many ids is written."""
+
+    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
+        raise TypeError(f"{self.name} has no labels but texts")
+
+    def head_spec(self) -> dict[str, Any]:
+        raise TypeError(f"{self.name} has no head")
+
+    def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+        raise TypeError(f"{self.name} has no head")
+
+
+def pair_format(model: LanguageModel, tokenizer: Tokenizer, task: str) -> PairFormat:
+    """How this model reads pairs. UsageError for a family that cannot write a text given another."""
+    capabilities = model.capabilities
+    start = bos_ids(model, tokenizer.end_id)[0]
+    context = getattr(model.config, "context_length", None)
+    if capabilities.needs_source:
+        return PairFormat(tokenizer.end_id, start, None, context)
+    if not (capabilities.is_causal and capabilities.can_generate) or capabilities.one_document_per_row:
+        raise UsageError(
+            "unsupported_model",
+            f"a {type(model).__name__} writes no text given another; train {task} with --model encoder-decoder,"
+            " seq2seq, decoder, lstm or gru",
+        )
+    return PairFormat(tokenizer.end_id, start, tuple(tokenizer.bos_ids) or (tokenizer.end_id,), context)
+
+
+def encode_pairs(
+    task: GenerationTask, examples: Sequence[Example], tokenizer: Tokenizer, form: PairFormat
+) -> list[IdPair]:
+    """Examples as pairs that fit the context; how many texts were cut is reported."""
+    fitted = [form.fit(pair) for pair in task.pairs(examples, tokenizer)]
+    for side, place in (("source", 1), ("target", 2)):
+        if cut := [row[place] for row in fitted if row[place]]:
+            log_notice(
+                f"{len(cut):,} of {len(fitted):,} {side}s are longer than the context of {form.context_length} tokens:"
+                f" their ends, {sum(cut):,} tokens in all, are not learned"
+            )
+    return [pair for pair, _, _ in fitted]
+
+
+def write_texts(
+    model: LanguageModel, task: GenerationTask, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> list[str]:
+    """The text that the model writes for each example; sources too long for the context are cut, and counted."""
+    form = pair_format(model, tokenizer, task.name)
+    sources, cut = [], []
+    for pair in task.pairs(examples, tokenizer):
+        limit = None if form.context_length is None else form.context_length // 2
+        fitted, n_cut, _ = form.fit(IdPair(pair.source, []), limit if form.is_causal else None)
+        sources.append(fitted.source)
+        cut += [n_cut] if n_cut else []
+    if cut:
+        log_notice(
+            f"{len(cut):,} of {len(sources):,} sources are longer than the context of {form.context_length} tokens:"
+            f" their ends, {sum(cut):,} tokens in all, are not read"
+        )
+    written = write_ids(model, task, tokenizer, sources, form)
+    return [tokenizer.decode(ids).strip() for ids in written]
+
+
+def batches_of(
+    task: GenerationTask, model: LanguageModel, sources: Sequence[list[int]]
+) -> Iterator[tuple[list[int], SamplingParams]]:
+    """The indices of sources that are not empty, by length, with their sampling: those of a batch share it, so that a
+    text does not depend on its neighbours.
+    """
+    order = sorted((row for row, ids in enumerate(sources) if ids), key=lambda row: len(sources[row]))
+    for params, group in groupby(order, key=lambda row: task.sampling(model, len(sources[row]))):
+        rows = list(group)
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            yield rows[first : first + ROWS_AT_ONCE], params
+
+
+@torch.inference_mode()
+def write_ids(
+    model: LanguageModel,
+    task: GenerationTask,
+    tokenizer: Tokenizer,
+    sources: Sequence[list[int]],
+    form: PairFormat,
+) -> list[list[int]]:
+    """The ids written for each source; an empty source has an empty text."""
+    written: list[list[int]] = [[] for _ in sources]
+    model.eval()
+    for rows, params in batches_of(task, model, sources):
+        prompts = [form.prompt(sources[row]) for row in rows]
+        given = None if form.is_causal else [sources[row] for row in rows]
+        if params.beams > 1:
+            found = beam_search(
+                model, prompts, params, sources=given, ends=tokenizer.end_ids, n_ids=tokenizer.vocab_size
+            )
+            for row, ids in zip(rows, found, strict=True):
+                written[row] = list(ids)
+            continue
+        engine = Engine(model, end_id=tokenizer.end_ids, max_rows=ROWS_AT_ONCE, n_ids=tokenizer.vocab_size)
+        for event in engine.stream(prompts, params, given):
+            if event.id is not None:
+                written[rows[event.row]].append(event.id)
+    return written
