@@ -23,7 +23,7 @@ from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import check_output_dir, fingerprint
 from textus.core.requests import request_values
 from textus.core.rng import derive_seed
-from textus.finetuning import solved
+from textus.finetuning import solved, text_training
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import (
     LabelledFile,
@@ -44,6 +44,7 @@ from textus.models.registry import family as family_of
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.tasks.base import EncodedExample, Task, has_blanks, joined_text
 from textus.tasks.encoding import ExampleLoader, encode_examples, input_template
+from textus.tasks.generation import GenerationTask
 from textus.tasks.inference import add_head, head_loss
 from textus.tasks.multitask import MixSettings, MultitaskLoader
 from textus.tasks.registry import record_for_task, task_class, task_names
@@ -59,10 +60,6 @@ from textus.training.pretrain import (
     weights_sum,
 )
 from textus.training.trainer import ComputeConfig, Evaluate, TrainSettings, check_patience
-
-SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
-"""Size of a model that is not begun from a run."""
-
 
 Parts = dict[str, TaskData]
 """Each task that is learnt, by the name of its head."""
@@ -114,10 +111,11 @@ def start(
     wish.check()
     augment, wishes = augment_settings(wish), wish.per_task()
     parts = {name: data_of(name, each, augment, (files or {}).get(name)) for name, each in wishes.items()}
+    text_training.check_alone([data.task for data in parts.values()])
     family, config, tokenizer = beginning(wish, parts)
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
     train = settings_for(wish, family, parts, rows)
-    choices = choices_for(wish, family, config)
+    choices = choices_for(wish, family, config, parts)
     if wish.method == "lora" and choices.step == "native":
         raise UsageError(
             "conflicting_options",
@@ -173,7 +171,11 @@ def heads_of(family: str, parts: Parts) -> dict[str, Any]:
     return (
         {}
         if issubclass(family_of(family)[0], RawTextModel)
-        else {name: each.task.head_spec() for name, each in parts.items()}
+        else {
+            name: each.task.head_spec()
+            for name, each in parts.items()
+            if not isinstance(each.task, GenerationTask)
+        }
     )
 
 
@@ -254,7 +256,7 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
-        **cls.config_for_size(**SCRATCH),
+        **cls.config_for_size(**tasks[0].new_model_size),
     }  # fmt: skip
     for task in reversed(tasks):
         values |= task.model_defaults
@@ -294,15 +296,23 @@ def settings_for(
     """
     n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
     n_held = sum(len(data.dev) for data in parts.values())
+    first_rows: Any = rows[wish.task][0]
+    writes = isinstance(parts[wish.task].task, GenerationTask)
     train = settings_of(
-        wish, n_rows, n_held, keeps_last=family_of(family)[0].capabilities.use_last_checkpoint
+        wish,
+        n_rows,
+        n_held,
+        keeps_last=family_of(family)[0].capabilities.use_last_checkpoint,
+        batch_size=text_training.default_batch_size(first_rows) if writes else 32,
     )
+    if writes and not wish.init_from:
+        train = text_training.new_model_settings(train, wish.overrides_for("optim"))
     heads = heads_of(family, parts).values()
     first = bool(wish.init_from and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
     return apply_overrides(replace(train, evaluate_first=first), wish.overrides_for("train"))
 
 
-def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig:
+def choices_for(wish: FinetuneConfig, family: str, config: Any, parts: Parts) -> ComputeConfig:
     """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
@@ -310,6 +320,10 @@ def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig
     choices = apply_overrides(
         ComputeConfig(precision="bfloat16" if fast else "float32"), wish.overrides_for("choices")
     )
+    if isinstance(parts[wish.task].task, GenerationTask):
+        with torch.device("meta"):
+            outline = build(family, config)
+        return text_training.with_workers(choices, outline, wish.overrides_for("choices"))
     said = any(each.startswith("step=") for each in wish.overrides_for("choices"))
     if (
         said
@@ -332,6 +346,11 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
     """
     if issubclass(family_of(family)[0], RawTextModel):
         return [], []
+    if isinstance(data.task, GenerationTask):
+        with torch.device("meta"):
+            outline = build(family, config)
+        pairs: Any = text_training.encode(data.task, data.train, data.dev, outline, tokenizer)
+        return pairs  # type: ignore[no-any-return]
     frame = input_template(config, tokenizer, data.task.max_length)
     train, dev = (encode_examples(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
     useful = data.task.training_rows(train)
@@ -362,6 +381,13 @@ def prepare(
         )
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
         return TrainingSetup(model, texts, train, GradientAccumulator(model).of_all(1), on_texts)
+    task = parts[record["task"]].task
+    if isinstance(task, GenerationTask):
+        lora.apply_method(model, record["method"], record["method_settings"])
+        model.to(choices.device).train()
+        model.set_compute(choices.precision, choices.attention, choices.step)
+        pairs: Any = rows[record["task"]]
+        return text_training.setup(model, record, task, pairs, tokenizer, choices, train)
     new = heads_from(model, [each.task for each in parts.values()], before)
     lora.apply_method(model, record["method"], record["method_settings"])
     model.to(choices.device).train()

@@ -98,6 +98,8 @@ class Task(TaskReporting, ABC):
     """Rows that share these fields are held out together. Empty: rows that share all input fields."""
     model_defaults: ClassVar[dict[str, Any]] = {}
     """Config values of a new model that differ from those of other tasks, for families that have them."""
+    new_model_size: ClassVar[dict[str, int]] = {"n_layer": 2, "d_model": 256, "context_length": 256}
+    """Arguments of `config_for_size` for a new model."""
     min_rows = 2
     """Rows needed where some of them are held out."""
     text_counts: tuple[int, ...] = ()

@@ -14,6 +14,7 @@ from textus.core.plugins import entry_points
 from textus.models.contract import LanguageModel, RawTextModel
 from textus.runs.store import load
 from textus.tasks.base import Task
+from textus.tasks.generation import GenerationTask
 from textus.tokenizers import Tokenizer
 
 TASKS = {
@@ -23,6 +24,7 @@ TASKS = {
     "relations": ("textus.tasks.relations", "Relations"),
     "similarity": ("textus.tasks.similarity", "Similarity"),
     "tagging": ("textus.tasks.tagging", "Tagging"),
+    "text2text": ("textus.tasks.text2text", "Text2Text"),
 }
 """Task name → module and class. A new task is one file and one line here, or an entry point of a package."""
 
@@ -49,7 +51,8 @@ def load_for_task(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
     model, tokenizer, record = load(run)
     if task_names(record) and not isinstance(model, RawTextModel):
-        model.set_inference_compute(record["compute"]["precision"])
+        writes = issubclass(task_class(record["task"]), GenerationTask)
+        model.set_inference_compute("float32" if writes else record["compute"]["precision"])
     return model.eval(), tokenizer, record
 
 

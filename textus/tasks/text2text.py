@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -19,8 +19,7 @@ from textus.data.text_pairs import IdPair
 from textus.generation.params import SamplingParams
 from textus.metrics import overlap
 from textus.models.contract import LanguageModel
-from textus.reporting.html import Section
-from textus.tasks.base import Example, has_blanks
+from textus.tasks.base import Example, has_blanks, list_fields
 from textus.tasks.generation import GenerationTask
 from textus.tasks.reporting import Floats
 from textus.tokenizers import Tokenizer
@@ -63,6 +62,7 @@ class Text2Text(GenerationTask):
     settings: Text2TextSettings
     text_counts = (1,)
     min_rows = 4
+    new_model_size: ClassVar[dict[str, int]] = {"n_layer": 6, "d_model": 256, "context_length": 256}
     empty_reason = "have no source"
     label_kind = "targets"
     baseline_name = "copy of the source"
@@ -179,9 +179,6 @@ class Text2Text(GenerationTask):
     def to_json(self, example: Example, output: str) -> dict[str, Any]:
         return {"target": output}
 
-    def sections(self, metrics: dict[str, Any]) -> list[Section]:
-        return super().sections(metrics)
-
 
 def text_of(record: Record, names: Sequence[str]) -> str:
     """The first of these fields that a row has. DataError where it has none, or no text there."""
@@ -191,8 +188,8 @@ def text_of(record: Record, names: Sequence[str]) -> str:
             if isinstance(value, str):
                 return clean_text(value)
             raise DataError("wrong_type", f"{record.where}: {name} is {value!r:.60}, not a text")
-    shown = ", ".join(map(repr, list(record.values)[:30]))
     raise DataError(
         "column_not_found",
-        f"{record.where} has no field {names[0]!r}; it has {shown}: name its column with --columns {names[0]}=COLUMN",
+        f"{record.where} has no field {names[0]!r}; it has {list_fields(record)}: name its column with --columns"
+        f" {names[0]}=COLUMN",
     )

@@ -1,0 +1,111 @@
+"""Training of tasks whose answer is a text: batches of pairs, the model's own loss, and scores of written texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+from textus.core import hardware
+from textus.core.errors import DataError, UsageError
+from textus.data.batch import Batch
+from textus.data.text_pairs import IdPair, pair_loader
+from textus.models.contract import LanguageModel
+from textus.tasks.base import Example
+from textus.tasks.generation import GenerationTask, encode_pairs, pair_format
+from textus.tokenizers import Tokenizer
+from textus.training.autotune import micro_batches
+from textus.training.gradients import GradientAccumulator
+from textus.training.optim import OptimSettings
+from textus.training.pretrain import TrainingSetup
+from textus.training.trainer import ComputeConfig, TrainSettings, check_patience, validation_loss
+
+TOKENS_PER_STEP = 8192
+"""Ids of a step, sources and targets, of a new model."""
+MAX_BATCH_SIZE = 256
+MIN_STEPS_PER_EPOCH = 20
+VALIDATION_PAIRS = 1000
+"""Held-out pairs of which the loss is computed while training."""
+SCORED_PAIRS = 200
+"""Held-out pairs that are written and scored at the end."""
+
+PairsOfBoth = tuple[list[IdPair], list[IdPair]]
+
+
+def encode(
+    task: GenerationTask,
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+) -> PairsOfBoth:
+    """Training and held-out pairs as ids. Raises UsageError for a family that cannot write a text given another."""
+    form = pair_format(model, tokenizer, task.name)
+    pairs = encode_pairs(task, train, tokenizer, form)
+    if not any(pair.target for pair in pairs):
+        raise DataError("empty_data", f"all {len(pairs):,} targets are empty: there is nothing to learn")
+    return pairs, encode_pairs(task, dev, tokenizer, form)
+
+
+def default_batch_size(pairs: Sequence[IdPair]) -> int:
+    """Pairs of a step: about `TOKENS_PER_STEP` ids, and at least `MIN_STEPS_PER_EPOCH` steps an epoch."""
+    length = fmean(len(pair.source) + len(pair.target) + 2 for pair in pairs)
+    size = min(TOKENS_PER_STEP / length, MAX_BATCH_SIZE, len(pairs) / MIN_STEPS_PER_EPOCH)
+    return max(4, round(size / 4) * 4)
+
+
+def new_model_settings(train: TrainSettings, given: Sequence[str]) -> TrainSettings:
+    """The settings of a model trained from scratch: Muon, as in pre-training, unless an optimiser is `given`."""
+    if any(assignment.startswith(("optimiser=", "rate=", "schedule=")) for assignment in given):
+        return train
+    return replace(train, optim=OptimSettings(warmup=max(20, train.steps // 20)))
+
+
+def with_workers(compute: ComputeConfig, model: LanguageModel, given: Sequence[str]) -> ComputeConfig:
+    """All cores for a family that can share a batch among them, unless the number is `given`."""
+    shareable = model.capabilities.counter_based_dropout or not getattr(model.config, "dropout", 0.0)
+    if not shareable or any(assignment.startswith("workers=") for assignment in given):
+        return compute
+    return replace(compute, workers=hardware.usable_cores() if compute.device == "cpu" else 1)
+
+
+def setup(
+    model: LanguageModel,
+    record: dict[str, Any],
+    task: GenerationTask,
+    pairs: PairsOfBoth,
+    tokenizer: Tokenizer,
+    compute: ComputeConfig,
+    train: TrainSettings,
+) -> TrainingSetup:
+    """What `fit` takes: `record` is the run's, `pairs` are those to train on and those held out."""
+    form = pair_format(model, tokenizer, task.name)
+    batches = pair_loader(pairs[0], form, batch_size=train.batch_size, seed=train.seed)
+    held = pair_loader(pairs[1][:VALIDATION_PAIRS], form, batch_size=64, seed=0, shuffle=False)
+    validation = [held.batch(number) for number in range(held.n_batches)]
+
+    def evaluate(model: LanguageModel) -> dict[str, Any]:
+        return {"validation": round(validation_loss(model, validation), 6)}
+
+    check_patience(model, train, evaluate)
+    pieces = train.micro_batches
+    if pieces == 1:
+        pieces = micro_batches(positions(batches.batch(0)), train.batch_size, compute.workers)
+    backward = GradientAccumulator(model, compute.workers).of_all(pieces)
+    return TrainingSetup(model, batches, train, backward, evaluate)
+
+
+def positions(batch: Batch) -> int:
+    """Ids of a batch, padding and sources included."""
+    return int(batch.ids.numel()) + (0 if batch.source is None else int(batch.source.numel()))
+
+
+def check_alone(tasks: Sequence[Any]) -> None:
+    """UsageError where a task that writes texts is trained together with others."""
+    writing = [task.name for task in tasks if isinstance(task, GenerationTask)]
+    if writing and len(tasks) > 1:
+        raise UsageError(
+            "conflicting_options",
+            f"--extra-task with {writing[0]}: a task that writes texts is trained alone; leave out --extra-task",
+        )
