@@ -84,7 +84,6 @@ HITS: dict[str, int] = {
     "textus/finetuning": 131,
     "textus/pipelines": 1,
     "textus/runs": 17,
-    "textus/tasks": 69,
     "textus/tokenizers": 33,
     "textus/training": 70,
 }

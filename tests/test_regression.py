@@ -212,7 +212,7 @@ def test_a_missing_number_is_refused_or_reported(
     run = api.finetune(
         data, out=tmp_path / "run", epochs=1, overrides=[*settings, "task.missing=mean"], **words
     )
-    assert "rows lack a number: the training rows' mean is taken for it" in capsys.readouterr().err
+    assert "rows lack a number: they get the training rows' mean" in capsys.readouterr().err
     assert len(run.predict(data)) == 90
 
 
@@ -264,7 +264,7 @@ def test_same_numbers_everywhere_are_reported(
     run = api.finetune(rows, task="regression", model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
     scores = run.evaluate(written(tmp_path / "same.jsonl", [{**row, "label": 1200} for row in rows_of(9)]))
     assert scores["undefined"] == ["r2", "pearson", "spearman"]
-    assert "r2, pearson, spearman cannot be told" in capsys.readouterr().err
+    assert "r2, pearson, spearman cannot be computed" in capsys.readouterr().err
 
 
 @pytest.mark.promise(
@@ -282,9 +282,9 @@ def test_same_numbers_everywhere_are_reported(
         ({"text": "a", "label": [1]}, [], "the label is [1], which is no number"),
         ({"text": "a", "label": "1e999"}, [], "the label is '1e999', which is no number"),
         ({"text": "a"}, [], "has no field 'score' or 'label'; it has 'text'"),
-        ({"text": "a", "label": 3}, [], "rows have the label 3: nothing is to be learnt"),
+        ({"text": "a", "label": 3}, [], "rows have the label 3: there is nothing to learn"),
         ({"text": "a", "label": 3}, ["task.numeric=year"], "has no field 'year'; it has 'text', 'label'"),
-        ({"text": "a", "label": 3}, ["task.numeric=label"], "'label' is both to be found and read"),
+        ({"text": "a", "label": 3}, ["task.numeric=label"], "'label' is both in task.targets and in task.numeric"),
         ({"text": "a", "label": 3}, ["task.kind=ordinl"], "kind='ordinl': input should be 'number' or 'ordinal'"),
     ],
 )  # fmt: skip

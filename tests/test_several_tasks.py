@@ -559,7 +559,7 @@ def test_what_the_steps_are_is_reported(
             {"extra_tasks": ["tagging=FILE"], "model": "linear"},
             "--extra-task tagging: a linear model trains on all texts",
         ),
-        ({"extra_tasks": ["tagging=FILE"], "model": "ngram"}, "no states for a head"),
+        ({"extra_tasks": ["tagging=FILE"], "model": "ngram"}, "no hidden states for a head"),
         ({"extra_tasks": ["tagging=EMPTY"]}, "holds no rows"),
         (
             {"extra_tasks": ["tagging=ONE"]},

@@ -218,7 +218,7 @@ def test_both_forms_of_entities_are_one() -> None:
         ({"text": "Anna  ran", "entities": [[4, 6, "PER"]]}, "the PER at 4 to 6 holds no token"),
         (
             {"text": "Anna ran", "label": {"PER": {"Ann": [[1, 3]]}}},
-            "the PER 'Ann' is not what the text says at 1",
+            "the PER 'Ann' is not the text at 1",
         ),
         (
             {"text": "Anna ran", "entities": [{"start": 0, "label": "PER"}]},
@@ -230,8 +230,8 @@ def test_both_forms_of_entities_are_one() -> None:
         ({"text": 3, "entities": []}, "has a text that is int (3)"),
         ({"review": "Anna"}, "has 'review'; it needs tokens and tags, or text and entities"),
         ({"tokens": ["a", "b"], "tags": ["O"]}, "line 1 has 2 tokens and 1 tags; give one for each token"),
-        ({"tokens": ["a", ""], "tags": ["O", "O"]}, "tokens[1] is '', not a string"),
-        ({"tokens": ["a"], "tags": [3]}, "tags[0] is 3, not a string with something in it; names of tags"),
+        ({"tokens": ["a", ""], "tags": ["O", "O"]}, "tokens[1] is '', not a non-empty string"),
+        ({"tokens": ["a"], "tags": [3]}, "tags[0] is 3, not a non-empty string; names of tags"),
         ({"tokens": "a b", "tags": ["O"]}, "'tokens' is str, not a list"),
         ({"tokens": ["a"]}, "line 1: has no 'tags'; give a list of strings"),
     ],
@@ -250,7 +250,7 @@ def test_rows_that_cannot_be_are_named(values: dict[str, Any], complaint: str, t
     [
         (["O", "O"], "tokens have the one tag 'O': there is nothing to learn"),
         (["NN", "NN"], "tokens have the one tag 'NN'"),
-        (["B-PER", "NN"], "the tags have both prefixes and none, such as 'B-PER' beside 'NN'"),
+        (["B-PER", "NN"], "the tags have both prefixes and none, such as 'B-PER' and 'NN'"),
     ],
 )
 def test_tags_without_information_are_refused(tags: list[str], complaint: str, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_mixed_tags_are_named_with_their_rows(tmp_path: Path, capsys: pytest.Cap
     data = written(tmp_path / "r.jsonl", rows)
     assert main(["validate", str(data), "--task", "tagging"]) == 1
     shown = capsys.readouterr().out
-    assert "'B-PER' beside 'NN' (30 and 20 tags, the first in" in shown
+    assert "'B-PER' and 'NN' (30 and 20 tags, the first in" in shown
     assert f"{data}: line 1 and {data}: line 2)" in shown
     assert "--skip-invalid" not in shown
 

@@ -147,7 +147,7 @@ def test_labels_that_look_wrong_are_warnings(tmp_path: Path) -> None:
     assert message(result, "alike").endswith(
         "'pos' (31) and 'Pos' (1) and 'ｐｏｓ' (1); did you mean one class?"
     )
-    assert "'positve' (1) beside 'positive' (30)" in message(result, "misspelt")
+    assert "'positve' (1) and 'positive' (30)" in message(result, "misspelt")
     assert "'nan' (1)" in message(result, "missing")
     assert any("pos: 'pos' 30 times, ' pos' 1 times" in line for line in result["files"]["train"]["warnings"])
 
@@ -243,7 +243,7 @@ def test_leaks_and_labels_of_one_file_are_reported(
         warning["message"] for warning in report["warnings"] if warning["kind"] == "only in one file"
     ]
     assert one_sided == [
-        "'new': only in dev (1), never learnt", "'odd': in train (2), not in dev", "'odd': in train (2), not in test",
+        "'new': only in dev (1), not in train", "'odd': in train (2), not in dev", "'odd': in train (2), not in test",
     ]  # fmt: skip
 
 
@@ -482,7 +482,7 @@ def test_parts_to_measure_on_are_left_out_of_a_folder(
     line = capsys.readouterr().err
     assert "(12 rows)" in line
     assert "(9 rows)" in line
-    assert line.startswith(f"{data}: left out, as parts to measure on beside one to train on: ")
+    assert line.startswith(f"{data}: left out of training, as held-out parts: ")
     if packed:
         return
     run = tmp_path / "run"

@@ -15,12 +15,31 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from textus.core.errors import RunError
+from textus.core.errors import RunError, UsageError
 from textus.data.bucketing import pad_sources
 from textus.generation.engine import prefill
-from textus.generation.params import SamplingParams
 from textus.generation.sampling import Ends, check_prompt, check_source, device_of, eos_ids, mask_unused_ids
 from textus.models.contract import LanguageModel
+
+
+@dataclass(frozen=True)
+class BeamParams:
+    """How a text is searched: `beams` partial texts (1: greedy), at most `max_tokens` ids, the end included. A
+    `length_penalty` above 0 favours longer texts. With `early_stopping` a search ends with the first `beams` texts;
+    without it, when no live text could be better if it ended now.
+    """
+
+    beams: int = 4
+    length_penalty: float = 1.0
+    max_tokens: int = 200
+    early_stopping: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("beams", "max_tokens"):
+            if (value := getattr(self, name)) < 1:
+                raise UsageError("out_of_range", f"{name}={value}: must be at least 1")
+        if not math.isfinite(self.length_penalty):
+            raise UsageError("out_of_range", f"length_penalty={self.length_penalty}: must be a finite number")
 
 
 @dataclass
@@ -42,15 +61,14 @@ class BeamText:
 def beam_search(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
-    sampling: SamplingParams,
+    params: BeamParams,
     *,
     sources: Sequence[Sequence[int]] | None = None,
     ends: Ends,
     n_ids: int | None = None,
 ) -> list[list[int]]:
     """The best text after each prompt (of families that need one, for each source), without its end: a list of ids for
-    each. `sampling` gives `beams`, `length_penalty`, `early_stopping` and `max_tokens`.
-
+    each.
     All texts are searched together and leave the batch when they are done; a text does not depend on the others.
     Raises UsageError for a prompt or source that the model cannot read.
     """
@@ -58,7 +76,7 @@ def beam_search(
         check_prompt(model, prompt)
         check_source(model, None if sources is None else sources[number])
     context = model.config.context_length
-    texts = [BeamText(limit_of(sampling, len(prompt), context)) for prompt in prompts]
+    texts = [BeamText(limit_of(params, len(prompt), context)) for prompt in prompts]
     device, stops = device_of(model), eos_ids(ends)
     given = None if sources is None else pad_sources([list(ids) for ids in sources], model.config.end_id)
     longest = max(len(p) + text.limit for p, text in zip(prompts, texts, strict=True))
@@ -69,10 +87,10 @@ def beam_search(
     while open_texts:
         totals = log_probabilities(logits, n_ids).view(*scores.shape, -1) + scores[:, :, None]
         parents, ids, kept = list[int](), list[int](), list[int]()
-        chosen = best_candidates(totals, sampling.beams * max(2, 1 + len(stops)))
+        chosen = best_candidates(totals, params.beams * max(2, 1 + len(stops)))
         rows: list[list[float]] = []
         for place, number in enumerate(open_texts):
-            step = extend(texts[number], chosen[place], stops, sampling)
+            step = extend(texts[number], chosen[place], stops, params)
             if step is None:
                 continue
             kept.append(number)
@@ -87,9 +105,9 @@ def beam_search(
     return [text.finished[0][1] for text in texts]
 
 
-def limit_of(sampling: SamplingParams, n_prompt: int, context: int | None) -> int:
+def limit_of(params: BeamParams, n_prompt: int, context: int | None) -> int:
     """Ids that a text may have at most, its end included."""
-    return sampling.max_tokens if context is None else max(1, min(sampling.max_tokens, context - n_prompt))
+    return params.max_tokens if context is None else max(1, min(params.max_tokens, context - n_prompt))
 
 
 def log_probabilities(logits: Tensor, n_ids: int | None) -> Tensor:
@@ -114,7 +132,7 @@ def best_candidates(totals: Tensor, n: int) -> list[list[tuple[int, int, float]]
 
 
 def extend(
-    text: BeamText, candidates: list[tuple[int, int, float]], stops: frozenset[int], sampling: SamplingParams
+    text: BeamText, candidates: list[tuple[int, int, float]], stops: frozenset[int], params: BeamParams
 ) -> list[tuple[int, int, float]] | None:
     """Take one step of a text: its live beams become the best candidates that do not end, which are returned as
     (beam, id, score); None where the text is done.
@@ -123,21 +141,21 @@ def extend(
     going: list[tuple[int, int, float]] = []
     for rank, (beam, id, score) in enumerate(candidates):
         if not (id in stops or length == text.limit):
-            if len(going) < sampling.beams and score > -math.inf:
+            if len(going) < params.beams and score > -math.inf:
                 going.append((beam, id, score))
-        elif rank < sampling.beams and score > -math.inf:
+        elif rank < params.beams and score > -math.inf:
             ids = text.live[beam] if id in stops else [*text.live[beam], id]
-            text.finish(score / length**sampling.length_penalty, ids, sampling.beams)
-    if not going or is_done(text, going[0][2] / length**sampling.length_penalty, sampling):
+            text.finish(score / length**params.length_penalty, ids, params.beams)
+    if not going or is_done(text, going[0][2] / length**params.length_penalty, params):
         return None
-    while len(going) < sampling.beams:  # fewer ids than beams: the rest can never win
+    while len(going) < params.beams:  # fewer ids than beams: the rest can never win
         going.append((going[0][0], going[0][1], -math.inf))
     text.live = [[*text.live[beam], id] for beam, id, _ in going]
     return going
 
 
-def is_done(text: BeamText, best_live: float, sampling: SamplingParams) -> bool:
+def is_done(text: BeamText, best_live: float, params: BeamParams) -> bool:
     """Whether as many texts ended as there are beams and, without early stopping, no live one could be better now."""
-    if len(text.finished) < sampling.beams:
+    if len(text.finished) < params.beams:
         return False
-    return sampling.early_stopping or best_live <= text.finished[-1][0]
+    return params.early_stopping or best_live <= text.finished[-1][0]

@@ -8,15 +8,15 @@ how predictions are scored and formatted. It does not train: `textus.finetuning.
 ``from_records``   a task fitted to labelled records: its labels, and settings taken from the data
 ``row_parser``     a function that turns one record into an `Example`, or raises DataError
 ``head_spec``      the keywords of `models.nn.heads.build_head`; the head computes the loss
-``label_tensor``   the labels of a batch, as the loss of the head takes them
 ``predict``        hidden states → one output for each row of a batch
 ``metrics``        how good outputs are; the first metric selects the weights, higher is better
 ``to_json``        one output as JSON values
 =================  ===============================================================================================
 
 and may override ``encode_example`` (one row for each example: the label as the head takes it), ``encode`` with
-``aggregate_windows`` (several rows for each example), ``training_rows``, ``augment_row``, ``check_validation_set``,
-``strata``, ``can_split`` and the attributes below. What reports, baselines and ensembles need is in
+``aggregate_windows`` (several rows for each example), ``label_tensor`` (the labels of a batch, as the loss of the head
+takes them), ``training_rows``, ``augment_row``, ``check_validation_set``, ``strata``, ``can_split`` and the attributes
+below. What reports, baselines and ensembles need is in
 `tasks.reporting.TaskReporting`; a task without it trains and predicts all the same.
 
 A built-in task is one line of `tasks.registry.TASKS`. Another package registers its class in its pyproject.toml::
@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from textus.core.console import log_notice
@@ -109,6 +110,7 @@ class Task(TaskReporting, ABC):
 
     def __init__(self, settings: Any, labels: Sequence[str]) -> None:
         self.settings, self.labels = settings, list(labels)
+        self.index = {label: number for number, label in enumerate(self.labels)}
         self.head_name = self.name
         """The task's name, or another where a run is trained on several tasks."""
         self.label_counts: list[int] = []
@@ -250,9 +252,9 @@ class Task(TaskReporting, ABC):
         """The row as one training step reads it, for noise that is drawn again in every step."""
         return row
 
-    @abstractmethod
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         """The labels (B, …) of rows that share a batch of `length` positions."""
+        return torch.tensor(labels)
 
     # ── model and predictions ──────────────────────────────────────────────────────────────────
 

@@ -27,7 +27,7 @@ from textus.metrics import classification
 from textus.reporting.format import format_value
 from textus.reporting.html import Section
 from textus.reporting.plots import heatmap, reliability_diagram
-from textus.tasks.base import EncodedExample, Example, InputTemplate, Task, report_unseen
+from textus.tasks.base import EncodedExample, Example, InputTemplate, Task, read_field, report_unseen
 from textus.tasks.labels import (
     Classes,
     cast_label,
@@ -39,7 +39,7 @@ from textus.tasks.labels import (
     report_spellings,
     split_labels,
 )
-from textus.tasks.reporting import Floats
+from textus.tasks.reporting import Floats, most_confident, values_by_label
 from textus.tokenizers import Tokenizer
 
 PAIRS = (
@@ -51,17 +51,16 @@ PAIRS = (
 MOST_CLASSES = 5000
 SHOWN = 10
 TIE = 1e-6
-"""What the mean probability adds to the votes, so that it decides between classes of as many."""
+"""Weight of the mean probability next to the votes: it decides ties."""
 
 
 @dataclass(frozen=True)
 class ClassificationSettings:
-    """`multi`: any number of classes a text; `separator`: what is between their names in a table ("": a bar, `;` or a
-    comma, as the rows show); `pooling`: what of a text's states the head reads; `dropout` of it;
-    `word_dropout`: share of a text's ids that a step of training leaves out (Iyyer et al. 2015);
-    `class_weights` "balanced": every class weighs the same in the loss, however rare; `longest`: ids of a text that are
-    read (0: as many as the model's context holds); of a longer text the `cut` is not read: its end, or its middle; with
-    nothing cut it is read in windows, each of which learns its class, and whose mean answers.
+    """`multi`: any number of classes a text; `separator` of their names in a table ("": a bar, `;` or a comma, as the
+    rows show); `pooling` and `dropout` of the head's input; `word_dropout`: share of a text's ids that a training step
+    leaves out (Iyyer et al. 2015); `class_weights` "balanced": every class has the same weight in the loss, however
+    rare; `longest`: ids of a text that are read (0: the model's context); `cut`: the part of a longer text that is not
+    read; "nothing": it is read in windows, whose mean is the answer.
     """
 
     multi: bool = False
@@ -95,7 +94,6 @@ class Classification(Task):
         super().__init__(settings, labels)
         self.label_counts = list(counts)
         self.baseline_family = None if settings.multi else "linear"
-        self.index = {label: number for number, label in enumerate(self.labels)}
         self.classes = Classes(self.labels)
 
     @classmethod
@@ -144,10 +142,8 @@ class Classification(Task):
             names = tuple(dict.fromkeys(self.classes.lookup(name) for name, _ in example.label))
             examples.append(replace(example, label=names if self.settings.multi else names[0]))
         if unlabelled := [example.where for example in examples if example.label == ()]:
-            log_notice(
-                len(unlabelled), " rows have no label: they are of no class",
-                first=f"the first is {unlabelled[0]}",
-            )  # fmt: skip
+            first = f"the first is {unlabelled[0]}"
+            log_notice(len(unlabelled), " rows have no label: they are of no class", first=first)
         report_unseen("labels", (name for example in examples for name in self.names(example)), self.index)
         return examples
 
@@ -176,8 +172,7 @@ class Classification(Task):
 
     @classmethod
     def used_fields(cls, settings: ClassificationSettings, values: dict[str, Any]) -> list[str]:
-        pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ("text",))
-        return [*pair, "label"]
+        return [*text_fields(values), "label"]
 
     def label_names(self, example: Example) -> list[str]:
         return list(self.names(example))
@@ -196,7 +191,7 @@ class Classification(Task):
         }  # fmt: skip
 
     def class_weights(self) -> list[float] | None:
-        """What a class weighs in the loss, 1 on average over rows; None where all weigh the same."""
+        """The weight of each class in the loss, 1 on average over rows; None: all the same."""
         if self.settings.class_weights == "none" or self.settings.multi:
             return None
         total, counts = sum(self.label_counts), np.asarray(self.label_counts)
@@ -225,24 +220,17 @@ class Classification(Task):
             )
         max_ids = max(1, template.max_length - len(template.begin) - 1)
         rows: list[EncodedExample] = []
-        for number, (example, ids) in enumerate(
-            zip(examples, tokenizer.encode_batch([example.texts[0] for example in examples]), strict=True)
-        ):
+        encoded = tokenizer.encode_batch([example.texts[0] for example in examples])
+        for number, (example, ids) in enumerate(zip(examples, encoded, strict=True)):
             n = max(1, -(-len(ids) // max_ids))
             edges = [place * len(ids) // n for place in range(n + 1)]  # of one length, but for one id
-            rows += [
-                replace(self.encode_example(example, [ids[a:b]], template), meta=number)
-                for a, b in pairwise(edges)
-            ]
+            windows = (self.encode_example(example, [ids[a:b]], template) for a, b in pairwise(edges))
+            rows += [replace(window, meta=number) for window in windows]
         if several := sum(count > 1 for count in Counter(row.meta for row in rows).values()):
             log_notice(
-                several,
-                " of ",
-                len(examples),
-                f" texts are longer than {template.max_length} tokens: all are read in ",
-                len(rows),
-                " windows",
-            )
+                several, " of ", len(examples), f" texts are longer than {template.max_length} tokens: all are read",
+                " in ", len(rows), " windows",
+            )  # fmt: skip
         return rows
 
     def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
@@ -255,7 +243,7 @@ class Classification(Task):
         if not self.settings.word_dropout:
             return row
         kept = random.random(len(row.ids)) >= self.settings.word_dropout
-        kept[[0, -1]] = True  # what stands around the texts, and between them
+        kept[[0, -1]] = True  # the ids around the texts and between them
         kept[:-1] |= np.diff(row.segments) != 0
         places = np.flatnonzero(kept)
         return replace(row, ids=[row.ids[at] for at in places], segments=[row.segments[at] for at in places])
@@ -336,9 +324,8 @@ class Classification(Task):
                 " confidence and accuracy. Below the diagonal the model is overconfident."
             )
             alt = "share that is right against confidence, with the number of texts"
-            sections.append(
-                Section("Calibration", text, rows=bins, picture=reliability_diagram(bins), alt=alt)
-            )
+            picture = reliability_diagram(bins)
+            sections.append(Section("Calibration", text, rows=bins, picture=picture, alt=alt))
         if "mistakes" in metrics:
             sections.append(Section("Most confident mistakes", rows=metrics["mistakes"]))
         return sections
@@ -348,21 +335,20 @@ class Classification(Task):
     ) -> list[dict[str, Any]]:
         """The wrong answers that were given with most confidence, first."""
         guess = probabilities.argmax(1)
-        wrong = np.flatnonzero(guess != truth)
-        order = wrong[np.argsort(-probabilities[wrong, guess[wrong]], kind="stable")][:SHOWN]
-        return [
+        return most_confident(
             {
-                "text": " | ".join(examples[at].texts)[:300], "label": examples[at].label, "where": examples[at].where,
-                "answer": self.labels[guess[at]], "probability": round(float(probabilities[at, guess[at]]), 4),
+                "text": " | ".join(example.texts)[:300], "label": example.label, "where": example.where,
+                "answer": self.labels[answer], "probability": float(row[answer]),
             }
-            for at in order
-        ]  # fmt: skip
+            for example, row, answer, right in zip(examples, probabilities, guess, truth, strict=True)
+            if answer != right
+        )  # fmt: skip
 
     def answer_columns(self) -> list[str]:
         return ["labels"] if self.settings.multi else ["label", "probability"]
 
     def probabilities(self, output: Any) -> dict[str, float]:
-        return {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
+        return values_by_label(self.labels, output)
 
     def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         order = np.argsort(-output, kind="stable")
@@ -384,21 +370,14 @@ def sort_key(name: str) -> tuple[int, float, str]:
         return 1, 0.0, name
 
 
+def text_fields(values: dict[str, Any]) -> tuple[str, ...]:
+    """The fields of a row's text or texts."""
+    return next((pair for pair in PAIRS if all(name in values for name in pair)), ("text",))
+
+
 def read_texts(record: Record) -> tuple[str, ...]:
     """The text or the two texts of a row."""
-    values = record.values
-    for pair in PAIRS:
-        if all(name in values for name in pair):
-            texts = tuple(values[name] for name in pair)
-            break
-    else:
-        if "text" not in values:
-            shown = ", ".join(map(repr, list(values)[:30]))
-            raise DataError(
-                "column_not_found",
-                f"{record.where} has no field 'text'; it has {shown}: name its column, such as --columns text=COLUMN",
-            )
-        texts = (values["text"],)
+    texts = tuple(read_field(record, name) for name in text_fields(record.values))
     if wrong := [text for text in texts if not isinstance(text, str)]:
         raise DataError(
             "invalid_row", f"{record.where}: a text is {type(wrong[0]).__name__} ({wrong[0]!r}), not a string"
@@ -407,16 +386,10 @@ def read_texts(record: Record) -> tuple[str, ...]:
 
 
 def read_labels(record: Record, settings: ClassificationSettings) -> list[tuple[str, str]]:
-    """The name of the label, and how the row writes it (`multi`: of each label). Raises DataError where there is none,
-    or it is no name.
+    """The name of the label, and its value in the row (`multi`: of each label). Raises DataError where it is missing or
+    no name.
     """
-    if "label" not in record.values:
-        shown = ", ".join(map(repr, list(record.values)[:30]))
-        raise DataError(
-            "column_not_found",
-            f"{record.where} has no field 'label'; it has {shown}: name its column with --columns label=COLUMN",
-        )
-    values = label_values(record.values["label"], settings)
+    values = label_values(read_field(record, "label"), settings)
     if not settings.multi and len(values) != 1:
         shown = repr(record.values["label"])[:200]
         raise DataError(
@@ -443,7 +416,7 @@ def label_values(value: Any, settings: ClassificationSettings) -> list[Any]:
 def set_separator(
     settings: ClassificationSettings, records: Sequence[Record], *, report: bool = False
 ) -> ClassificationSettings:
-    """The settings with what separates labels in these rows: what is set, where a row has it, else what is found."""
+    """The settings with the separator of labels in these rows: the one set if a row has it, else the likeliest."""
     if not settings.multi:
         return settings
     labels = [record.values.get("label") for record in records]
@@ -460,11 +433,7 @@ def set_separator(
             " task.separator=SIGN"
         )
     if report and not sign:
-        looked = (
-            "a bar, semicolon or comma that separates labels"
-            if not settings.separator
-            else settings.separator
-        )
+        looked = settings.separator or "a bar, semicolon or comma that separates labels"
         log_notice(
             f"no row has {looked}: the label of a row is taken whole (labels are separated by |; for another separator"
             " --set task.separator=SIGN)"

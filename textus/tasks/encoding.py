@@ -21,7 +21,7 @@ MAX_BATCH_TOKENS = 2048
 
 
 def input_template(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> InputTemplate:
-    """How a model of this config is used to be given texts, and at most how long."""
+    """The input format of a model of this config; `longest`: a further limit on its ids."""
     limits = [limit for limit in (config.context_length, longest) if limit]
     begin = tuple(tokenizer.bos_ids) or (tokenizer.end_id,)
     segments = getattr(config, "segments", 0)
@@ -32,25 +32,20 @@ def input_template(config: Any, tokenizer: Tokenizer, longest: int | None = None
 def encode_examples(
     task: Task, examples: Sequence[Example], tokenizer: Tokenizer, template: InputTemplate
 ) -> list[EncodedExample]:
-    """Every example as ids; says how many were cut."""
+    """All examples as ids; reports how many were truncated."""
     rows = task.encode(examples, tokenizer, template)
     where = getattr(task.settings, "cut", "end")
     if cut := [row.n_truncated for row in rows if row.n_truncated]:
         log_notice(
-            len(cut),
-            " of ",
-            len(rows),
-            f" texts are longer than {template.max_length} tokens: the {where}s of them, ",
-            sum(cut),
-            " tokens in all, are not read",
-        )
+            len(cut), " of ", len(rows), f" texts are longer than {template.max_length} tokens: the {where}s of them, ",
+            sum(cut), " tokens in all, are not read",
+        )  # fmt: skip
     return rows
 
 
 def collate(task: Task, rows: Sequence[EncodedExample], pad_id: int, position: int = 0) -> Batch:
-    """Rows as tensors, padded on the right; every row weighs one, or each place in it that is asked for, which are then
-    the batch's `word_starts`. Of N texts read apart `ids`, `segments` and `mask`
-    are (B, N, T).
+    """Rows as tensors, padded on the right. The weight of a row is 1, or 1 at each of its `target_positions`, which
+    become `word_starts`. With N texts that are encoded separately `ids`, `segments` and `mask` are (B, N, T).
     """
     length = max(row.length for row in rows)
     if odd := [row for row in rows if len(row.other_ids) != len(rows[0].other_ids)]:
@@ -62,8 +57,8 @@ def collate(task: Task, rows: Sequence[EncodedExample], pad_id: int, position: i
     lengths = torch.tensor([[len(text) for text in row] for row in texts])
     mask = torch.arange(length) < lengths[:, :, None]
     ids, segments = torch.full(mask.shape, pad_id), torch.zeros(mask.shape, dtype=torch.long)
-    ids[mask] = torch.tensor([one for row in texts for text in row for one in text])
-    segments[:, 0][mask[:, 0]] = torch.tensor([one for row in rows for one in row.segments])
+    ids[mask] = torch.tensor([id_ for row in texts for text in row for id_ in text])
+    segments[:, 0][mask[:, 0]] = torch.tensor([segment for row in rows for segment in row.segments])
     if not rows[0].other_ids:
         ids, segments, mask = ids[:, 0], segments[:, 0], mask[:, 0]
     weights = torch.zeros(len(rows), length)
@@ -80,9 +75,7 @@ def collate(task: Task, rows: Sequence[EncodedExample], pad_id: int, position: i
 
 
 class ExampleLoader:
-    """Batches of rows of like length in random order, as `training.trainer.fit` reads them: a function of (seed,
-    step).
-    """
+    """Batches of rows of similar length in random order for `training.trainer.fit`: a function of (seed, step)."""
 
     def __init__(
         self, task: Task, rows: Sequence[EncodedExample], *, pad_id: int, batch_size: int, seed: int
@@ -101,7 +94,7 @@ class ExampleLoader:
 
     @cached_property
     def tokens_per_step(self) -> int:
-        """Ids of a batch on average."""
+        """Average ids of a batch."""
         total = sum(len(text) for row in self.rows for text in (row.ids, *row.other_ids))
         return max(1, round(total / len(self.rows) * self.sampler.batch_size))
 
@@ -113,12 +106,12 @@ class ExampleLoader:
 
 
 def length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """The places of rows, by length, so many together that `TOKENS_AT_ONCE` hold them with their padding."""
-    held: list[int] = []
+    """The indices of rows by length, in batches of at most `MAX_BATCH_TOKENS` ids, padding included."""
+    batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if held and (len(held) + 1) * lengths[place] > MAX_BATCH_TOKENS:
-            yield held
-            held = []
-        held.append(place)
-    if held:
-        yield held
+        if batch and (len(batch) + 1) * lengths[place] > MAX_BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch

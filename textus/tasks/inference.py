@@ -1,4 +1,4 @@
-"""A model with the head of a task: states, losses, answers."""
+"""A model with the head of a task: hidden states, losses, predictions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from textus.tokenizers import Tokenizer
 def predict_ids(
     model: LanguageModel, task: Task, rows: Sequence[EncodedExample], pad_id: int, *, finite: bool = False
 ) -> list[Any]:
-    """The answer to each example of these rows, in their order; rows of like length are read together. `finite`:
-    RunError where the model's states are NaN or infinite, of which any task would make an answer.
+    """The outputs for the examples of these rows, in order; rows of similar length share a batch. `finite`: raises
+    RunError for states that are NaN or infinite.
     """
     head, device = model.heads[task.head_name], next(model.parameters()).device
     results: list[Any] = [None] * len(rows)
@@ -40,7 +40,7 @@ def predict_ids(
 
 
 def check_finite(hidden: Tensor, outputs: Sequence[Any]) -> None:
-    """RunError where states (…, D), or the numbers that a head made of them, are none."""
+    """Raises RunError for NaN or infinity in states (…, D), or NaN in the outputs of a head."""
     numbers = [output for output in outputs if isinstance(output, np.ndarray)]
     if not bool(hidden.isfinite().all()) or any(np.isnan(array).any() for array in numbers):
         raise RunError(
@@ -51,37 +51,31 @@ def check_finite(hidden: Tensor, outputs: Sequence[Any]) -> None:
 
 
 def add_head(model: LanguageModel, task: Task) -> None:
-    """Give a model the task's head; UsageError for a family that has no states a head could stand on."""
+    """Give a model the task's head. Raises UsageError for a family without hidden states."""
     if not hasattr(model, "hidden"):
         raise UsageError(
             "unsupported_model",
-            f"a {type(model).__name__} has no states for a head to stand on; {task.name} can be learnt by any family"
-            " that does not count, such as --model lstm or encoder",
+            f"a {type(model).__name__} has no hidden states for a head; for {task.name} take a neural family, such as"
+            " --model lstm or encoder",
         )
     model.heads[task.head_name] = build_head(task.head_spec(), model.config.d_model)
 
 
 def hidden_states(model: LanguageModel, batch: Batch) -> Tensor:
-    """The model's last states (B, T, D), or (B, N, T, D) of N texts read apart; what dropout takes away in training
-    follows from the batch's place.
+    """The model's last states (B, T, D), or (B, N, T, D) for N texts that are encoded separately; dropout follows from
+    the batch's position.
     """
-    seed = (
-        {"seed": step_seed(batch, "dropout")}
-        if model.training and model.capabilities.counter_based_dropout
-        else {}
-    )
-    parts = [
-        None if tensor is None else tensor.flatten(0, -2)
-        for tensor in (batch.ids, batch.mask, batch.segments)
-    ]
+    seeded = model.training and model.capabilities.counter_based_dropout
+    seed = {"seed": step_seed(batch, "dropout")} if seeded else {}
+    tensors = (batch.ids, batch.mask, batch.segments)
+    parts = [None if tensor is None else tensor.flatten(0, -2) for tensor in tensors]
     hidden: Tensor = model.hidden(*parts, **seed)  # type: ignore[operator]
     return hidden.unflatten(0, batch.ids.shape[:-1])
 
 
 def head_loss(model: LanguageModel, batch: Batch) -> Loss:
-    """What `training.gradients.GradientAccumulator` takes: the loss of the batch's head on the model's states. Of a
-    model with several heads it says whose it is; the others have no gradient at all, so that no optimiser moves or
-    decays them in that step.
+    """The loss of the batch's head for `training.gradients.GradientAccumulator`; with several heads also as a part with
+    its name. The other heads have no gradient (None), so that no optimiser moves or decays them in that step.
     """
     assert batch.task is not None
     loss: Loss = model.heads[batch.task].loss(hidden_states(model, batch), batch)  # type: ignore[operator]
@@ -93,12 +87,11 @@ def head_loss(model: LanguageModel, batch: Batch) -> Loss:
 def predict_texts(
     model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]
 ) -> list[Any]:
-    """The task's answers to examples."""
+    """The task's outputs for examples."""
     if isinstance(task, GenerationTask):
         return list(write_texts(model, task, tokenizer, examples))
     if isinstance(model, RawTextModel):
         return list(model.predict_probabilities([joined_text(example) for example in examples], task.labels))
-    rows = encode_examples(
-        task, examples, tokenizer, input_template(model.config, tokenizer, task.max_length)
-    )
+    template = input_template(model.config, tokenizer, task.max_length)
+    rows = encode_examples(task, examples, tokenizer, template)
     return predict_ids(model, task, rows, tokenizer.pad_id, finite=True)

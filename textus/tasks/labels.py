@@ -1,7 +1,7 @@
-"""Labels as names of classes: values that are the same number are one class, and what looks like one is reported.
+"""Labels as names of classes: equal numbers or truth values are one class, however they are written.
 
-A column that was a number once has `1.0` beside `1`, one that was a truth value `True` beside `true`. Names that differ
-in case, width, blanks or one letter stay apart: only a person knows whether they are one class.
+A former number column has both `1.0` and `1`, a boolean one both `True` and `true`. Names that differ in case, width,
+blanks or one letter stay different classes, but are reported: only a person knows whether they are one.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-
 """A number as programs write it; 007 is a code."""
 TRUTH = {"true": True, "false": False}
 MISSING = ("nan", "null", "none", "n/a", "#n/a", "na", "undefined", "missing", "-", "?")
-"""What a missing label is often written as."""
+"""Usual spellings of a missing label."""
 SEPARATORS = ("|", ";", "；", ",", "，", "、")
-"""What may stand between the labels of a text, the first that the rows show."""
+"""Separators of the labels of a text, in the order in which they are tried."""
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 ITEM = rf"(?:{QUOTED}|[^\s,'\"\[\]]+)"
 LIST = re.compile(rf"\[\s*(?:{ITEM}(?:\s*,\s*|\s+))*(?:{ITEM})?\s*\]")
 """A list written as text, by JSON, Python or numpy."""
 SHOWN = 5
 RARE = 10
-"""A name that another, one letter away, is so many times as frequent as may be a slip."""
+"""A name may be a typo of another that is so many times as frequent."""
 
 Key = tuple[str, Any]
 
@@ -40,7 +40,7 @@ Key = tuple[str, Any]
 
 
 def label_name(value: Any, where: str) -> str:
-    """A label as text: strings and numbers are names. DataError for one that is empty, or no name."""
+    """A label as text: strings, numbers and dates are names. Raises DataError for an empty one, or no name."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | Decimal):
@@ -58,7 +58,7 @@ def label_name(value: Any, where: str) -> str:
 
 
 def common_type(values: Iterable[Any]) -> str:
-    """What labels are where none of them is a string: bool, int or float; empty for all others, or a mixture."""
+    """The common type of labels: bool, int or float; "" for others and mixtures."""
     kinds = {type(value) for value in values}
     if len(kinds) == 1 and kinds <= {bool, int, float}:
         return kinds.pop().__name__
@@ -66,7 +66,7 @@ def common_type(values: Iterable[Any]) -> str:
 
 
 def cast_label(name: str, kind: str) -> Any:
-    """The name of a class as the value its labels were in the rows, see `type_of`."""
+    """The name of a class as a value of the rows' type, see `common_type`."""
     if kind == "bool":
         return name == "true"
     return {"int": int, "float": float}.get(kind, str)(name)
@@ -87,14 +87,13 @@ def as_number(key: Key | None) -> Key | None:
 
 
 def are_booleans(keys: Iterable[Key | None]) -> bool:
-    """Whether names spell truth values alone, 1 and 0 among them."""
+    """Whether all names are truth values, 1 and 0 included."""
     return all(as_number(key) in (("number", 0), ("number", 1)) for key in keys)
 
 
 def merge_spellings(counts: Counter[str]) -> dict[str, str]:
-    """Name → the class it is of: names of one number or truth value are one class, called by its shortest spelling.
-
-    1 and 0 are also true and false where no other name is in the column.
+    """Name → class: names of one number or truth value are one class, named by its shortest spelling. 1 and 0 are true
+    and false where the column has only these.
     """
     both = are_booleans(value_key(name) for name in counts)
     groups: dict[Key, list[str]] = {}
@@ -111,7 +110,7 @@ def merge_spellings(counts: Counter[str]) -> dict[str, str]:
 
 
 class Classes:
-    """The names of classes for looking up: by name, else by the number or truth value a name spells."""
+    """Looks up classes by name, else by the number or truth value of the name."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = set(names)
@@ -121,30 +120,30 @@ class Classes:
             self.keys |= {("number", Decimal(int(truth))): name for (_, truth), name in self.keys.items()}
 
     def lookup(self, name: str) -> str:
-        """The class a label names; the label itself where there is no such class."""
+        """The class of a label; the label itself if there is no such class."""
         return name if name in self.names else self.keys.get(value_key(name) or ("", None), name)
 
 
 def report_spellings(spelled: Counter[tuple[str, str]]) -> None:
-    """One line where classes were written in several ways; `spelled` counts (class, value as the file has it)."""
+    """Report classes with several spellings; `spelled` counts (class, value in the file)."""
     ways: dict[str, list[str]] = {}
     for (name, value), n in spelled.most_common():
         ways.setdefault(name, []).append(f"{value} {n:,} times")
     several = {name: spellings for name, spellings in ways.items() if len(spellings) > 1}
     if several:
-        shown = "; ".join(
-            f"{name}: {', '.join(spellings)}" for name, spellings in list(several.items())[:SHOWN]
-        )
+        listed = [f"{name}: {', '.join(spellings)}" for name, spellings in several.items()]
         more = f"; and {len(several) - SHOWN:,} more classes" if len(several) > SHOWN else ""
-        log_notice(f"labels written in several ways are read as one class ({shown}{more})")
+        log_notice(
+            f"labels written in several ways are read as one class ({'; '.join(listed[:SHOWN])}{more})"
+        )
 
 
 # ── several labels a text ──────────────────────────────────────────────────────────────────────
 
 
 def parse_list(text: str, *, quoted: bool = False) -> list[Any] | None:
-    """The values of a list that is written as text, such as "['neg', 'en']"; None for other texts. `quoted`: its values
-    have to be in quotes.
+    """The values of a list written as text, such as "['neg', 'en']"; None for other texts. `quoted`: the first value
+    must be in quotes.
     """
     text = text.strip()
     if not LIST.fullmatch(text) or (quoted and text[1:].lstrip()[:1] not in ("'", '"')):
@@ -157,8 +156,8 @@ def parse_list(text: str, *, quoted: bool = False) -> list[Any] | None:
 
 
 def find_separator(values: Sequence[str]) -> str | None:
-    """What separates the labels of texts: a bar where one has it; `;` or a comma where most have it, or where what it
-    separates is again and again the same.
+    """The separator of labels: a bar where any value has it; `;` or a comma where most have it, or where the parts
+    recur.
     """
     wholes = Counter(values)
     for sign in SEPARATORS:
@@ -183,13 +182,10 @@ def split_labels(value: str, separator: str) -> list[str]:
 
 
 def normalize_name(name: str) -> str:
-    """A name without what the eye passes over: case, width, blanks, hyphens between words, characters without width."""
-    seen = "".join(
-        character
-        for character in unicodedata.normalize("NFKC", name)
-        if unicodedata.category(character) != "Cf"
-    )
-    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", seen.strip().casefold())
+    """A name without differences of case, width, blanks, hyphens between words and characters without width."""
+    composed = unicodedata.normalize("NFKC", name)
+    visible = "".join(character for character in composed if unicodedata.category(character) != "Cf")
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", visible.strip().casefold())
 
 
 def similar_names(counts: Counter[str]) -> list[list[str]]:
@@ -201,7 +197,7 @@ def similar_names(counts: Counter[str]) -> list[list[str]]:
 
 
 def likely_typos(counts: Counter[str]) -> list[tuple[str, str]]:
-    """(rare, frequent) names of four letters or more that are one letter apart, or have two neighbours exchanged."""
+    """(rare, frequent) names of four letters or more that are one edit apart, see `is_one_edit`."""
     near: dict[str, list[str]] = {}
     words = [name for name in counts if len(name) > 3 and name.isprintable()]
     for name in words:
@@ -217,14 +213,13 @@ def likely_typos(counts: Counter[str]) -> list[tuple[str, str]]:
 
 
 def is_one_edit(one: str, other: str) -> bool:
-    """Whether a letter is missing, too many or another, or two neighbours are exchanged; digits and names that look
-    alike do not count.
+    """Whether a letter is missing, added, replaced, or exchanged with its neighbour; digits and names of one
+    `normalize_name` do not count.
     """
     if normalize_name(one) == normalize_name(other) or abs(len(one) - len(other)) > 1:
         return False
-    start = next(
-        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    different = (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    start = next(different, min(len(one), len(other)))
     a, b = one[start:], other[start:]
     if any(character.isdigit() for character in (*a[:1], *b[:1])):
         return False
@@ -233,5 +228,5 @@ def is_one_edit(one: str, other: str) -> bool:
 
 
 def missing_names(counts: Counter[str]) -> list[str]:
-    """Names that usually say that there is no label."""
+    """Names that usually mean a missing label."""
     return [name for name in counts if name.lower() in MISSING]

@@ -1,8 +1,8 @@
-"""Several tasks learnt at once by one encoder with a head for each: every step is of one task, drawn by its size.
+"""One encoder trained on several tasks with a head for each: every step is of one task, sampled by its size.
 
-A task of n rows is drawn in proportion to n ** power. Power 1 deals by size, so that a large task drowns a small one; 0
-gives all as many steps, so that a small one is read again and again; a half, the default, lies between (Stickland and
-Murray 2019 take n ** 0.5 and anneal it; Raffel et al. 2020 call 1 / power the temperature of the mixture).
+A task of n rows is sampled in proportion to n ** power: 1 is by size, so that small tasks get few steps; 0 gives all
+the same number, so that small ones are repeated most; the default of 0.5 is between them (Stickland and Murray 2019
+anneal it; Raffel et al. 2020 call 1 / power the temperature of the mixture).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from textus.data.batch import Batch
 from textus.tasks.encoding import ExampleLoader
 
 STEPS_AT_ONCE = 1024
-"""Steps that are drawn together."""
+"""Steps whose tasks are sampled together."""
 
 
 @dataclass(frozen=True)
 class MixSettings:
-    """`power`: a task of n rows is drawn in proportion to n ** power; 1 by size, 0 all alike."""
+    """`power`: a task of n rows is sampled in proportion to n ** power; 1 by size, 0 all alike."""
 
     power: float = 0.5
 
@@ -36,40 +36,38 @@ class MixSettings:
 
 
 class MultitaskLoader:
-    """The batches of several tasks as `training.trainer.fit` reads them: a step's task, and which of that task's
-    batches it sees, follow from (seed, step) alone. Each task's batches come in their own order and none is passed
-    over, so that its rows are read as often as each other.
+    """Batches of several tasks for `training.trainer.fit`: the task of a step and its batch follow from (seed, step)
+    alone. The batches of a task come in their own order, none is left out.
     """
 
     def __init__(self, parts: Mapping[str, ExampleLoader], *, power: float, seed: int) -> None:
         self.loaders, self.seed = dict(parts), seed
         sizes = np.asarray([len(loader.rows) for loader in parts.values()], dtype=np.float64) ** power
         self.shares: dict[str, float] = dict(zip(parts, (sizes / sizes.sum()).tolist(), strict=True))
-        """What part of the steps each task has, in the long run."""
+        """The expected share of steps of each task."""
         self._chunks: list[NDArray[np.int64]] = []
-        """Each `DRAWN` steps' tasks, as places in `parts`."""
+        """The tasks of each `STEPS_AT_ONCE` steps, as indices of `parts`."""
         self._before = [np.zeros(len(self.loaders), dtype=np.int64)]
-        """How many steps each task had before each of these, and after the last."""
+        """Steps of each task before each chunk, and after the last."""
 
     @property
     def n_batches(self) -> int:
-        """Steps in which as many rows are read as there are."""
+        """Batches in one epoch of every task."""
         return sum(loader.n_batches for loader in self.loaders.values())
 
     @property
     def tokens_per_step(self) -> int:
-        """Ids of a batch on average."""
-        return max(
-            1, round(sum(self.shares[name] * loader.tokens_per_step for name, loader in self.loaders.items()))
-        )
+        """Average ids of a batch."""
+        tokens = (self.shares[name] * loader.tokens_per_step for name, loader in self.loaders.items())
+        return max(1, round(sum(tokens)))
 
     def steps_per_task(self, steps: int) -> dict[str, int]:
-        """How many of so many first steps are each task's."""
-        return dict(zip(self.loaders, self._counted(steps)[1].tolist(), strict=True))
+        """How many of the first `steps` each task has."""
+        return dict(zip(self.loaders, self._chunk_of(steps)[1].tolist(), strict=True))
 
     def task_at(self, step: int) -> tuple[str, int]:
-        """The task of a step, and how many steps it had before."""
-        chunk, before = self._counted(step)
+        """The task of a step, and the number of its earlier steps."""
+        chunk, before = self._chunk_of(step)
         place = int(chunk[step % STEPS_AT_ONCE])
         return list(self.loaders)[place], int(before[place])
 
@@ -78,8 +76,8 @@ class MultitaskLoader:
         name, turn = self.task_at(step)
         return replace(self.loaders[name].batch(turn), position=step)
 
-    def _counted(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The tasks of the steps a step was drawn with, and how many steps before it each task had."""
+    def _chunk_of(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The tasks of the chunk of a step, and the number of earlier steps of each task."""
         while len(self._chunks) <= step // STEPS_AT_ONCE:
             random = np.random.Generator(np.random.Philox(derive_seed(self.seed, "mix", len(self._chunks))))
             edges = np.cumsum(list(self.shares.values()))[:-1]

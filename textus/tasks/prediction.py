@@ -1,4 +1,4 @@
-"""A fine-tuned run's answers to whatever holds texts, Python values, a file or a pipe: as a list, or a file of rows."""
+"""Predictions of a fine-tuned run for Python values, a file or a pipe: as a list, or as a file of rows."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ MOST_CLASSES = 200
 
 @dataclass(frozen=True)
 class Predictor:
-    """A task, and what answers its examples. `trained`: how the rows were read that the run was trained on; `of` says
-    which runs answer.
+    """A task and the function that predicts its examples. `trained`: how the training rows were read; `run_id`
+    identifies the run.
     """
 
     task: Task
@@ -54,18 +54,15 @@ class Predictor:
     run_id: str = ""
 
     def predict_records(self, records: Sequence[Record]) -> list[tuple[dict[str, Any], Any]]:
-        """The answer to each record as JSON values, with the output it was made of."""
+        """The prediction for each record as JSON values, with the task's output."""
         if not records:
             return []
         examples = self.task.make_examples(records, labelled=False)
-        outputs = self.predict_examples(examples)
-        return [
-            (self.task.to_json(example, output), output)
-            for example, output in zip(examples, outputs, strict=True)
-        ]
+        pairs = zip(examples, self.predict_examples(examples), strict=True)
+        return [(self.task.to_json(example, output), output) for example, output in pairs]
 
     def predict_examples(self, examples: Sequence[Example]) -> Sequence[Any]:
-        """The output for each example; how many of them are of an empty text is reported."""
+        """The output for each example; reports how many have an empty text."""
         report_empty(((example.where, example.texts) for example in examples), "answered")
         return self.predict(examples) if examples else []
 
@@ -73,13 +70,13 @@ class Predictor:
 def make_predictor(
     model: LanguageModel, tokenizer: Tokenizer, task: Task, record: dict[str, Any], run: Path
 ) -> Predictor:
-    """What answers with one run; `record` is its run.json, of several tasks the one's."""
+    """The predictor of a run; `record` is its run.json (of several tasks: from `record_for_task`)."""
     answer = lambda examples: predict_texts(model, task, tokenizer, examples)  # noqa: E731
     return Predictor(task, answer, run_read_options(record), sha256(run / "run.json"))
 
 
 def check_skip_invalid(given: Any, options: ReadOptions) -> None:
-    """UsageError where rows that cannot be used are to be left out of what is no file."""
+    """Raises UsageError for --skip-invalid without a file."""
     if options.skip_invalid is not None and not isinstance(given, Path):
         raise UsageError(
             "option_not_applicable",
@@ -112,8 +109,8 @@ def probabilities(reader: Predictor, given: Any, options: ReadOptions = AUTODETE
 
 
 def predict(reader: Predictor, given: Any, options: ReadOptions = AUTODETECT) -> Any:
-    """The answer to one text or row, or a list of the answers to several, or to the rows of a file (a Path) or records
-    (an iterator of them), each with its line and id.
+    """The prediction for one text or row, or a list of those for several, or for the rows of a file (a Path) or records
+    (an iterator of them), with line and id.
     """
     if isinstance(given, Path | Records):
         return [
@@ -130,7 +127,7 @@ def predict(reader: Predictor, given: Any, options: ReadOptions = AUTODETECT) ->
 def iter_predictions(
     reader: Predictor, given: Path | Records, options: ReadOptions = AUTODETECT
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """Each row of a file, or record, with its answer, as they are answered."""
+    """The rows of a file, or records, with their predictions, a batch at a time."""
     options = resolve_options(given, options, reader.trained) if isinstance(given, Path) else options
     records = iter(given) if isinstance(given, Records) else record_reader(reader, given, options)()
     with merge_notices():
@@ -140,7 +137,7 @@ def iter_predictions(
 
 
 def examples_from_items(reader: Predictor, items: Sequence[Any], columns: str | None = None) -> list[Example]:
-    """Texts, tuples of texts or rows of Python as examples without labels."""
+    """Texts, tuples of texts or dicts as unlabelled examples."""
     rows = [item for item in items if isinstance(item, dict)]
     if rows:
         named = columns or trained_columns(reader.trained.columns, rows[0])
@@ -150,7 +147,7 @@ def examples_from_items(reader: Predictor, items: Sequence[Any], columns: str | 
 
 
 def record_reader(reader: Predictor, path: Path, options: ReadOptions) -> Callable[[], Iterator[Record]]:
-    """How the rows of a file are read, as often as needed."""
+    """A function that reads the rows of a file, as often as it is called."""
     tags = reader.task.labels if reader.task.name == "tagging" else None
     return row_reader(path, options, tags, lambda rows: reader.task.row_checker(rows, labelled=False))
 
@@ -166,11 +163,9 @@ def predict_to_file(
     options: ReadOptions = AUTODETECT,
     force: bool = False,
 ) -> int:
-    """Answer the rows of a file, or records, into the table or JSON lines at `out`: where each stands, the file's own
-    columns, the answer. Rows are written as they are answered; of a file, the same command continues after a kill.
-    Returns how many rows there are.
-
-    Raises UsageError where `out` exists, unless `force`.
+    """Write predictions for the rows of a file, or records, to the table or JSON lines at `out`: location, the file's
+    own columns, prediction. Rows are written batch by batch; for a file, the same command continues after an
+    interruption. Returns the number of rows. Raises UsageError where `out` exists, unless `force`.
     """
     form, source = output_format(out), None
     check_skip_invalid(given, options)
@@ -178,9 +173,8 @@ def predict_to_file(
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
         options = resolve_options(given, options, reader.trained)
-        source = fingerprint(
-            [reader.run_id, reader.task.head_name, content_hash(given), astuple(options), form]
-        )
+        parts = [reader.run_id, reader.task.head_name, content_hash(given), astuple(options), form]
+        source = fingerprint(parts)
         records = record_reader(reader, given, options)
     task, own = reader.task, given.columns if isinstance(given, Records) else options.columns
     rows = OutputLayout(answer_columns(task, form), own or options.columns, checked_records(task, records()))
@@ -193,7 +187,7 @@ def predict_to_file(
 
 
 def checked_records(task: Task, records: Iterable[Record]) -> Iterator[Record]:
-    """Records as they are. Raises DataError for one that the task cannot read: before hours of work, not after."""
+    """Records as they are. Raises DataError for one that the task cannot read, before any prediction."""
     rest = iter(records)
     while batch := list(islice(rest, ROWS_PER_WRITE)):
         with merge_notices(show=False):
@@ -202,7 +196,7 @@ def checked_records(task: Task, records: Iterable[Record]) -> Iterator[Record]:
 
 
 def answer_columns(task: Task, form: str) -> list[str]:
-    """The columns of a task's answer: in a table every class has one for its probability."""
+    """The columns of a prediction: in a table one for the probability of each class."""
     if not task.labels or task.probabilities([0.0] * len(task.labels)) is None:
         return task.answer_columns()
     if has_class_columns(task, form):
@@ -216,7 +210,7 @@ def has_class_columns(task: Task, form: str) -> bool:
 
 
 def flatten_prediction(task: Task, prediction: dict[str, Any], output: Any, form: str) -> dict[str, Any]:
-    """An answer as the fields of a row, with the probability of every class."""
+    """A prediction as the fields of a row, with the probability of every class."""
     answer = {name: value for name, value in prediction.items() if name != "probabilities"}
     if form != ".jsonl" and isinstance(labels := answer.get("labels"), list):
         answer["labels"] = "|".join(str(csv_cell(label)) for label in labels)

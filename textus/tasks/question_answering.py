@@ -68,7 +68,7 @@ class GoldAnswers:
 
 @dataclass(frozen=True)
 class QuestionExample(Example):
-    """A question and its context; `changes` counts what `locate_answers` corrected."""
+    """A question and its context; `changes` counts the corrections of `locate_answers`."""
 
     changes: Counter[str] = field(default_factory=Counter)
 
@@ -126,21 +126,17 @@ class QuestionAnswering(Task):
         return not all(text.strip() for text in example.texts)
 
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        examples = super().make_examples(records, labelled=labelled)
-        counts: Counter[str] = Counter()
-        elsewhere: list[str] = []
-        for example in examples:
-            assert isinstance(example, QuestionExample)
-            counts.update(example.changes)
-            elsewhere += [example.where] * example.changes["elsewhere"]
+        examples: list[Any] = super().make_examples(records, labelled=labelled)
+        counts = sum((example.changes for example in examples), Counter[str]())
+        elsewhere = [example.where for example in examples if example.changes["elsewhere"]]
         if counts["moved"]:
             log_notice(
                 f"{counts['moved']:,} answers were up to {MAX_SHIFT} characters off the given offset; offsets corrected"
             )
         if elsewhere:
             log_notice(
-                f"{len(elsewhere):,} answers are not at the given offset, but occur once elsewhere in their contexts:"
-                f" offsets corrected; the first is of {elsewhere[0]}"
+                f"{counts['elsewhere']:,} answers are not at the given offset, but occur once elsewhere in their"
+                f" contexts: offsets corrected; the first is of {elsewhere[0]}"
             )
         if counts["nowhere"]:
             log_notice(
@@ -196,11 +192,9 @@ class QuestionAnswering(Task):
             for start in window_starts(len(ids), holds, self.settings.stride):
                 window = slice(start, start + holds)
                 row, first = encode_window(kept, ids[window], template)
-                label = (
-                    None
-                    if span is None
-                    else answer_positions(span, start, len(ids[window]), first, len(row.ids))
-                )
+                label = None
+                if span is not None:
+                    label = answer_positions(span, start, len(ids[window]), first, len(row.ids))
                 rows.append(replace(row, label=label, meta=Window(number, first, places[window])))
         self.report_encoding(counts, len(examples), template)
         return rows
@@ -235,9 +229,6 @@ class QuestionAnswering(Task):
         for name, what in messages.items():
             if counts[name]:
                 log_notice(counts[name], " of ", n, f" {what}")
-
-    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
-        return torch.tensor(labels)  # (B, 2)
 
     # ── answers ────────────────────────────────────────────────────────────────────────────────
 
@@ -300,13 +291,9 @@ class QuestionAnswering(Task):
         if not intervals:
             return scores
         if self.settings.no_answer and not all(golds):
-            best = [
-                strip_span(example.texts[1], output.span)[0]
-                for example, output in zip(examples, outputs, strict=True)
-            ]
-            f1 = [
-                measuring.score_answer(text, right, style)[1] for text, right in zip(best, golds, strict=True)
-            ]
+            pairs = zip(examples, outputs, strict=True)
+            best = [strip_span(example.texts[1], output.span)[0] for example, output in pairs]
+            f1 = [measuring.score_answer(*pair, style)[1] for pair in zip(best, golds, strict=True)]
             margins = np.clip([-output.margin for output in outputs], -1e9, 1e9)
             known = np.asarray([bool(right) for right in golds])
             value, threshold = measuring.best_threshold(np.asarray(f1), known, margins)
@@ -317,10 +304,9 @@ class QuestionAnswering(Task):
     def per_example_metric(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
         style = measuring.answer_style([example.texts[1] for example in examples])
         answers = [self.answer(example, output)[0] for example, output in zip(examples, outputs, strict=True)]
-        pairs = zip(answers, examples, strict=True)
-        return "f1", np.asarray(
-            [measuring.score_answer(text, example.label.texts, style)[1] for text, example in pairs]
-        )
+        golds = [example.label.texts for example in examples]
+        f1 = [measuring.score_answer(*pair, style)[1] for pair in zip(answers, golds, strict=True)]
+        return "f1", np.asarray(f1)
 
     def mistakes(
         self, examples: Sequence[Example], outputs: Sequence[SpanPrediction], answers: list[str], style: str
@@ -444,7 +430,7 @@ def read_answers(record: Record) -> list[tuple[str, int]]:
     """The text and start of each answer. Raises DataError for anything else."""
     where, value = record.where, read_field(record, "answers")
     if isinstance(value, dict):
-        texts, starts = (value.get(name) for name in ("text", "answer_start"))
+        texts, starts = value.get("text"), value.get("answer_start")
         if not (isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)):
             raise DataError(
                 "invalid_row",

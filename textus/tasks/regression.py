@@ -1,8 +1,8 @@
 """Numbers for a text or a pair of texts (`number`), or one of several ratings in order (`ordinal`).
 
 Fields: the texts as in `classification`; `score` or `label`, a number. `task.targets=price,stars` names several fields
-to be found; `task.numeric=year,area` names columns of numbers that are read beside the text. Both are standardised by
-the training rows' mean and deviation, which the head keeps.
+to predict; `task.numeric=year,area` names columns of numbers that are read with the text. Both are standardised by the
+training rows' mean and deviation, which the head keeps.
 """
 
 from __future__ import annotations
@@ -23,8 +23,17 @@ from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics import regression
-from textus.tasks.base import EncodedExample, Example, InputTemplate, Task, report_unseen
-from textus.tasks.classification import PAIRS, read_texts
+from textus.tasks.base import (
+    EncodedExample,
+    Example,
+    InputTemplate,
+    Task,
+    list_fields,
+    read_field,
+    report_unseen,
+)
+from textus.tasks.classification import read_texts, text_fields
+from textus.tasks.reporting import values_by_label
 
 MOST_RATINGS = 50
 SHOWN = 10
@@ -32,10 +41,10 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class RegressionSettings:
-    """`kind`: any numbers, or ratings in order; `targets`: the fields to be found, with commas between (none: `score`
-    or `label`); `numeric`: columns of numbers beside the text; `missing`: what a row without one of these is, refused
-    or given the training rows' mean; `pooling`: what of a text's states the head reads; `dropout` of it; `longest`: ids
-    of a text that are read (0: as many as the model's context holds).
+    """`kind`: any numbers, or ratings in order; `targets`: the fields to predict, with commas between (none: `score` or
+    `label`); `numeric`: columns of numbers to read with the text; `missing`: rows without one of these are refused, or
+    get the training rows' mean; `pooling` and `dropout` of the head's input; `longest`: ids of a text that are read (0:
+    the model's context).
     """
 
     kind: Literal["number", "ordinal"] = "number"
@@ -48,7 +57,7 @@ class RegressionSettings:
 
 
 class Regression(Task):
-    """See the module. `labels` are the names of the targets, or the ratings from the least."""
+    """See the module. `labels` are the names of the targets, or the ratings in ascending order."""
 
     name = "regression"
     config = RegressionSettings
@@ -70,23 +79,24 @@ class Regression(Task):
 
     @property
     def ordinal(self) -> bool:
-        """Whether ratings are found, not numbers."""
+        """Whether ratings are predicted, not numbers."""
         return self.settings.kind == "ordinal"
 
     @classmethod
     def from_records(cls, settings: RegressionSettings, records: Sequence[Record]) -> Regression:
         targets, numeric = target_fields(settings, records), split_names(settings.numeric)
         if both := set(targets) & set(numeric):
-            raise UsageError("duplicate_column", f"{both.pop()!r} is both to be found and read; name it once")
+            raise UsageError(
+                "duplicate_column",
+                f"{both.pop()!r} is both in task.targets and in task.numeric; name it once",
+            )
         rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
-        labels, numbers = (
-            np.asarray(column) for column in zip(*((row.label, row.numbers) for row in rows), strict=True)
-        )
+        labels, numbers = np.asarray([row.label for row in rows]), np.asarray([row.numbers for row in rows])
         for name, column in zip(targets, labels.T, strict=True):
             if len(column) and np.ptp(column) == 0:
                 raise DataError(
                     "one_class",
-                    f"all {len(records):,} rows have the {name} {column[0]:g}: nothing is to be learnt",
+                    f"all {len(records):,} rows have the {name} {column[0]:g}: there is nothing to learn",
                 )
         scales = fit_scale(numeric, numbers, "number_")
         if settings.kind == "number":
@@ -108,7 +118,7 @@ class Regression(Task):
         examples = super().make_examples(records, labelled=labelled)
         if lacking := sum(any(map(math.isnan, example.numbers)) for example in examples):
             log_notice(
-                lacking, " of ", len(examples), " rows lack a number: the training rows' mean is taken for it"
+                lacking, " of ", len(examples), " rows lack a number: they get the training rows' mean"
             )
         if self.ordinal and labelled:
             ratings = sorted(rating_name(example.label[0]) for example in examples)
@@ -137,16 +147,16 @@ class Regression(Task):
 
     @classmethod
     def used_fields(cls, settings: RegressionSettings, values: dict[str, Any]) -> list[str]:
-        pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ("text",))
-        return [*pair, *target_fields(settings, [Record(values, "")]), *split_names(settings.numeric)]
+        targets = target_fields(settings, [Record(values, "")])
+        return [*text_fields(values), *targets, *split_names(settings.numeric)]
 
     def check_validation_set(self, examples: Sequence[Example]) -> None:
         for place in range(len(examples[0].label) if examples else 0):
             if len({example.label[place] for example in examples}) < 2:
                 raise DataError(
                     "one_class",
-                    f"all {len(examples):,} rows to choose by have the number {examples[0].label[place]:g}: how good"
-                    " answers are cannot be told from them; give others with --dev",
+                    f"all {len(examples):,} rows to choose by have the number {examples[0].label[place]:g}: they"
+                    " cannot measure the answers; give others with --dev",
                 )
 
     def head_spec(self) -> dict[str, Any]:
@@ -162,14 +172,13 @@ class Regression(Task):
         if len(example.numbers) != len(self.numeric):
             raise UsageError(
                 "incompatible_data",
-                f"{example.where}: numbers are read beside the text ({', '.join(self.numeric)}); give a file with these"
+                f"{example.where}: numbers are read with the text ({', '.join(self.numeric)}); give a file with these"
                 " columns",
             )
         framed, segments, cut = template.apply(ids)
         label = example.label
         if label is not None and self.ordinal:
-            name = rating_name(label[0])
-            label = self.labels.index(name) if name in self.labels else -1
+            label = self.index.get(rating_name(label[0]), -1)
         return EncodedExample(framed, segments, label, cut, numbers=example.numbers)
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
@@ -181,30 +190,24 @@ class Regression(Task):
     def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
-        gold, predicted = (
-            np.asarray([example.label for example in examples], dtype=np.float64),
-            np.stack(outputs),
-        )
+        gold, predicted = stack_numbers(examples), np.stack(outputs)
         if self.ordinal:
-            scores = self.rating_scores(gold[:, 0], predicted, intervals)
+            ranks = self.rating_ranks(gold[:, 0], predicted)
+            scores = regression.rating_scores(*ranks, intervals=intervals)
         elif len(self.labels) == 1:
             scores = regression.regression_scores(gold[:, 0], predicted[:, 0], "r2", intervals=intervals)
+            if intervals:
+                scores["mistakes"] = largest_errors(examples, gold[:, 0], predicted[:, 0])
         else:
             scores = regression.multi_target_scores(gold, predicted, self.labels, intervals=intervals)
-        if intervals and not self.ordinal and len(self.labels) == 1:
-            scores["mistakes"] = largest_errors(examples, gold[:, 0], predicted[:, 0])
         if undefined := scores.get("undefined"):
-            log_notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
+            log_notice(f"{', '.join(undefined)} cannot be computed: all labels, or all answers, are the same")
         return scores
-
-    def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray, intervals: bool) -> dict[str, Any]:
-        """Figures of ratings; one that was never seen has its place among the others."""
-        return regression.rating_scores(*self.rating_ranks(gold, probabilities), intervals=intervals)
 
     def rating_ranks(
         self, gold: np.ndarray, probabilities: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The places of what is right and of what is answered among all ratings, and these."""
+        """The ranks of right and predicted ratings among all ratings, unseen ones included, and these."""
         known = np.asarray([float(label) for label in self.labels])
         ratings = np.unique([*known, *gold])
         guess = known[[median_rating(row) for row in probabilities]]
@@ -214,21 +217,13 @@ class Regression(Task):
     def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[np.ndarray], float]]:
-        gold, predicted = (
-            np.asarray([example.label for example in examples], dtype=np.float64),
-            np.stack(outputs),
-        )
+        gold, predicted = stack_numbers(examples), np.stack(outputs)
         if self.ordinal:
-            name, figures = (
-                "quadratic_kappa",
-                regression.rating_metrics(*self.rating_ranks(gold[:, 0], predicted)),
-            )
-            return name, lambda weights: figures(weights)[name]
-        per_target = [
-            regression.regression_metrics(truth, guess)
-            for truth, guess in zip(gold.T, predicted.T, strict=True)
-        ]
-        return "r2", lambda weights: float(np.mean([one(weights)["r2"] for one in per_target]))
+            metrics = regression.rating_metrics(*self.rating_ranks(gold[:, 0], predicted))
+            return "quadratic_kappa", lambda weights: metrics(weights)["quadratic_kappa"]
+        columns = zip(gold.T, predicted.T, strict=True)
+        targets = [regression.regression_metrics(right, answers) for right, answers in columns]
+        return "r2", lambda weights: float(np.mean([target(weights)["r2"] for target in targets]))
 
     def answer_columns(self) -> list[str]:
         if self.ordinal:
@@ -236,21 +231,23 @@ class Regression(Task):
         return ["score"] if len(self.labels) == 1 else self.labels
 
     def probabilities(self, output: Any) -> dict[str, float] | None:
-        if not self.ordinal:
-            return None
-        return {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
+        return values_by_label(self.labels, output) if self.ordinal else None
 
     def to_json(self, example: Example, output: Any) -> dict[str, Any]:
-        if not self.ordinal:
-            numbers = {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
-            return {"score": next(iter(numbers.values()))} if len(numbers) == 1 else numbers
-        best = median_rating(output)
-        shown = {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
-        return {"label": self.labels[best], "probability": shown[self.labels[best]], "probabilities": shown}
+        values = values_by_label(self.labels, output)
+        if self.ordinal:
+            best = self.labels[median_rating(output)]
+            return {"label": best, "probability": values[best], "probabilities": values}
+        return {"score": values[self.labels[0]]} if len(values) == 1 else values
+
+
+def stack_numbers(examples: Sequence[Example]) -> np.ndarray:
+    """The labels of examples (N, targets)."""
+    return np.asarray([example.label for example in examples], dtype=np.float64)
 
 
 def largest_errors(examples: Sequence[Example], gold: np.ndarray, guess: np.ndarray) -> list[dict[str, Any]]:
-    """The answers that lie furthest from what is right, first."""
+    """The answers with the largest errors, first."""
     off = np.abs(guess - gold)
     return [
         {
@@ -262,7 +259,7 @@ def largest_errors(examples: Sequence[Example], gold: np.ndarray, guess: np.ndar
 
 
 def median_rating(probabilities: np.ndarray) -> int:
-    """The place of the median: of all answers the one with the least expected distance."""
+    """The index of the median, the rating of the smallest expected distance."""
     return int(np.searchsorted(np.cumsum(probabilities), 0.5 * probabilities.sum()))
 
 
@@ -277,7 +274,7 @@ def rating_name(number: float) -> str:
 
 
 def fit_scale(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str, list[float]]:
-    """Mean and deviation of each column (rows, columns), gaps left out, as the head takes them."""
+    """Mean and deviation of each column (rows, columns) without its gaps, as the head takes them."""
     means, deviations = [], []
     for name, column in zip(names, values.T, strict=True):
         known = column[~np.isnan(column)]
@@ -286,7 +283,7 @@ def fit_scale(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str
                 "empty_data", f"no row has a number {name!r}: there is no mean to take; leave the column out"
             )
         if np.ptp(known) == 0:
-            log_notice(f"{name!r} is {known[0]:g} in every row: nothing can be learnt from it")
+            log_notice(f"{name!r} is {known[0]:g} in every row: the model cannot learn from it")
         means.append(float(known.mean()))
         deviations.append(float(known.std()) if np.ptp(known) else 1.0)
     return {f"{prefix}means": means, f"{prefix}deviations": deviations} if means else {}
@@ -294,14 +291,22 @@ def fit_scale(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str
 
 def score_field(records: Sequence[Record]) -> str | None:
     """The field that holds the number: `score` where a row has it, else `label`; None where no row has either."""
-    return next(
-        (name for name in ("score", "label") if any(name in record.values for record in records)), None
-    )
+    fields = {name for record in records for name in record.values}
+    return next((name for name in ("score", "label") if name in fields), None)
 
 
 def target_fields(settings: RegressionSettings, records: Sequence[Record]) -> list[str]:
-    """The fields that hold the numbers to be found."""
-    return split_names(settings.targets) or [target_of(records)]
+    """The fields of the numbers to predict. Raises DataError where none is set, and rows have no `score` or `label`."""
+    if names := split_names(settings.targets):
+        return names
+    if (name := score_field(records)) is None:
+        raise DataError(
+            "column_not_found",
+            f"{records[0].where if records else 'the data'} has no field 'score' or 'label'; it has"
+            f" {list_fields(records[0]) if records else 'nothing'}: name the column of the number with --columns"
+            " label=COLUMN",
+        )
+    return [name]
 
 
 def has_two_values(records: Sequence[Record], name: str) -> bool:
@@ -309,27 +314,9 @@ def has_two_values(records: Sequence[Record], name: str) -> bool:
     return len({read_number(record, name) for record in records}) > 1
 
 
-def target_of(records: Sequence[Record]) -> str:
-    """As `scored_field`. Raises DataError where there is neither."""
-    if (name := score_field(records)) is None:
-        shown = ", ".join(map(repr, list(records[0].values)[:30])) if records else "nothing"
-        raise DataError(
-            "column_not_found",
-            f"{records[0].where if records else 'the data'} has no field 'score' or 'label'; it has {shown}: name the"
-            " column of the number with --columns label=COLUMN",
-        )
-    return name
-
-
 def read_number(record: Record, name: str, *, gaps: bool = False) -> float:
-    """A field's number; where it is empty, not a number (`gaps`). Raises DataError for anything else."""
-    if name not in record.values:
-        shown = ", ".join(map(repr, list(record.values)[:30]))
-        raise DataError(
-            "column_not_found",
-            f"{record.where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN",
-        )
-    value = record.values[name]
+    """The number of a field; with `gaps`, NaN for an empty one. Raises DataError for anything else."""
+    value = read_field(record, name)
     empty = value is None or (isinstance(value, str) and not value.strip()) or value != value
     if empty and gaps:
         return math.nan

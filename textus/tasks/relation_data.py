@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from textus.core.errors import DataError
@@ -44,7 +45,7 @@ class RelationExample(Example):
 
 
 def parse_relation_example(record: Record, *, labelled: bool) -> RelationExample:
-    """A row as an example. Raises DataError, naming the row, for what cannot be one."""
+    """A row as an example. Raises DataError for an invalid row."""
     if "subj_start" in record.values:
         return from_tacred(record, labelled=labelled)
     text = read_row_text(record, "text, entities and relations", "entities", "relations")
@@ -103,10 +104,7 @@ def from_tacred(record: Record, *, labelled: bool) -> RelationExample:
     tokens = values.get("token", values.get("tokens"))
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise DataError("invalid_row", f"{where}: 'token' is {str(tokens)[:80]}, not a list of strings")
-    starts, at = [], 0
-    for token in tokens:
-        starts.append(at)
-        at += len(token) + 1
+    starts = list(accumulate((len(token) + 1 for token in tokens), initial=0))
     entities = []
     for role in ("subj", "obj"):
         first, last = values.get(f"{role}_start"), values.get(f"{role}_end")

@@ -15,7 +15,6 @@ from itertools import groupby, pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from textus.core.console import log_notice
@@ -38,7 +37,7 @@ from textus.tasks.relation_data import (
     parse_relation_example,
 )
 from textus.tasks.reporting import Floats, most_confident
-from textus.tasks.token_data import ENTITY_FIELDS
+from textus.tasks.token_data import entity_field
 from textus.tokenizers import Tokenizer
 
 MOST_RELATIONS = 1000
@@ -91,10 +90,6 @@ class Relations(Task):
     baseline_name = "majority by types"
     model_defaults: ClassVar[dict[str, Any]] = {"bidirectional": True, "d_model": 256}
 
-    def __init__(self, settings: RelationsSettings, labels: Sequence[str]) -> None:
-        super().__init__(settings, labels)
-        self.index = {label: number for number, label in enumerate(self.labels)}
-
     @classmethod
     def from_records(cls, settings: RelationsSettings, records: Sequence[Record]) -> Relations:
         rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
@@ -118,13 +113,12 @@ class Relations(Task):
         )
         joined = {(head, tail) for head, tail, name in counts if name != settings.no_relation_label}
         seen: dict[str, dict[str, dict[str, int]]] = {}
+        totals = Counter[str]()
         for (head, tail, name), n in sorted(counts.items()):
             if (head, tail) in joined:
                 seen.setdefault(head, {}).setdefault(tail, {})[name] = n
+                totals[name] += n
         task.settings = replace(settings, seen=seen)
-        totals = Counter[str]()
-        for (head, tail, name), n in counts.items():
-            totals[name] += n * ((head, tail) in joined)
         task.label_counts = [totals[name] for name in task.labels]
         return task
 
@@ -137,10 +131,8 @@ class Relations(Task):
     @classmethod
     def can_split(cls, settings: RelationsSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
         rows = ([parse_relation_example(record, labelled=True) for record in part] for part in (train, held))
-        return all(
-            any(name != settings.no_relation_label for row in part for name, _, _ in row.label)
-            for part in rows
-        )
+        none = settings.no_relation_label
+        return all(any(name != none for row in part for name, _, _ in row.label) for part in rows)
 
     @classmethod
     def used_fields(cls, settings: RelationsSettings, values: dict[str, Any]) -> list[str]:
@@ -149,8 +141,7 @@ class Relations(Task):
             return ["token" if "token" in values else "tokens", *marks, "relation"]
         if "spo_list" in values:
             return ["text", "spo_list"]
-        entities = next((name for name in ENTITY_FIELDS if values.get(name) is not None), "entities")
-        return ["text", entities, "relations"]
+        return ["text", entity_field(values) or "entities", "relations"]
 
     def label_names(self, example: Example) -> list[str]:
         return [name for name, _, _ in example.label]
@@ -195,11 +186,7 @@ class Relations(Task):
         return False
 
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        rows = [
-            row
-            for row in super().make_examples(records, labelled=labelled)
-            if isinstance(row, RelationExample)
-        ]
+        rows: list[Any] = super().make_examples(records, labelled=labelled)
         if n := sum(row.n_lost for row in rows):
             log_notice(n, " triples have a mention that does not occur in their text: they are left out")
         if not labelled:
@@ -219,33 +206,28 @@ class Relations(Task):
             " entities apart (task.reach): they are not scored, and count as missed",
             "alone": f"of {len(rows):,} rows have fewer than two entities, so no pair",
         }
-        for name, what in messages.items():
+        for name, message in messages.items():
             if counts[name]:
-                log_notice(f"{counts[name]:,} {what}")
-        return list(rows)
+                log_notice(f"{counts[name]:,} {message}")
+        return rows
 
-    def check_validation_set(self, examples: Sequence[Example]) -> None:
-        if not any(self.gold(example) for example in examples if isinstance(example, RelationExample)):
+    def check_validation_set(self, examples: Sequence[Any]) -> None:
+        if not any(map(self.gold, examples)):
             raise DataError(
                 "no_labels",
                 f"none of the {len(examples):,} rows to choose by has a relation; give others with --dev",
             )
 
     def tokenizer_spec(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
-        """Few pieces, as for tagging: new names are spelled with pieces that are known."""
+        """A small vocabulary, as for tagging, so that new names consist of known pieces."""
         kind = kind or ("bpe" if has_blanks(texts) else "char")
         return kind, 20_000 if kind in ("word", "char") else 4000
 
-    def tokenizer_texts(self, examples: Sequence[Example]) -> list[str]:
+    def tokenizer_texts(self, examples: Sequence[Any]) -> list[str]:
         """The texts, and the markers of every entity."""
         texts = super().tokenizer_texts(examples)
         blank = " " if has_blanks(texts) else ""
-        kinds = [
-            kind
-            for example in examples
-            if isinstance(example, RelationExample)
-            for kind, _, _ in example.entities
-        ]
+        kinds = [kind for example in examples for kind, _, _ in example.entities]
         return [*texts, *("".join(entity_marker(role, kind, blank)) for kind in kinds for role in (0, 1))]
 
     def example_from_text(self, texts: tuple[str, ...], where: str) -> Example:
@@ -256,37 +238,31 @@ class Relations(Task):
         )
 
     def encode(
-        self, examples: Sequence[Example], tokenizer: Tokenizer, template: InputTemplate
+        self, examples: Sequence[Any], tokenizer: Tokenizer, template: InputTemplate
     ) -> list[EncodedExample]:
-        given = [example for example in examples if isinstance(example, RelationExample)]
-        marks = self.encode_markers(given, tokenizer, template)
-        cuts = [cut_points(example) for example in given]
+        marks = self.encode_markers(examples, tokenizer, template)
+        cuts = list(map(cut_points, examples))
         texts = [
-            example.text[a:b] for example, cut in zip(given, cuts, strict=True) for a, b in pairwise(cut)
+            example.text[a:b] for example, cut in zip(examples, cuts, strict=True) for a, b in pairwise(cut)
         ]
         flat = iter(tokenizer.encode_batch(texts))
         rows: list[EncodedExample] = []
         counts: Counter[str] = Counter()
-        for number, (example, cut) in enumerate(zip(given, cuts, strict=True)):
+        for number, (example, cut) in enumerate(zip(examples, cuts, strict=True)):
             pieces = SubwordPieces(tuple(cut), tuple(tuple(next(flat)) for _ in cut[1:]))
-            pairs = self.scored_pairs(example)
-            n = len(example.entities)
-            counts["all"] += n * (n - 1) if example.marked_pairs is None else len(example.marked_pairs)
-            counts["scored"] += len(pairs)
-            counts["far"] += (
-                0 if example.marked_pairs else n * (n - 1) - sum(1 for _ in self.candidate_pairs(example))
-            )
-            rows += [
-                self.pair_row(example, pieces, pair, marks, template=template, number=number)
-                for pair in pairs
-            ]
+            pairs, n = self.scored_pairs(example), len(example.entities)
+            n_near = sum(1 for _ in self.candidate_pairs(example))
+            n_all = n * (n - 1) if example.marked_pairs is None else n_near
+            counts.update({"all": n_all, "scored": len(pairs), "far": n_all - n_near})
+            for pair in pairs:
+                rows.append(self.pair_row(example, pieces, pair, marks, template=template, number=number))
             if not pairs:  # a row without a label, so that the example has an (empty) output
                 ends = [*template.begin, template.end_id]
                 rows.append(
                     EncodedExample(ends, [0] * len(ends), meta=(number, None, False), numbers=(0.0, 0.0))
                 )
         counts["through"] = sum(row.meta[2] for row in rows)
-        self.report_pairs(counts, len(given), template)
+        self.report_pairs(counts, len(examples), template)
         return rows
 
     def pair_row(
@@ -364,9 +340,6 @@ class Relations(Task):
         )
         return kept
 
-    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
-        return torch.tensor(labels)
-
     # ── model and answers ──────────────────────────────────────────────────────────────────────
 
     def head_spec(self) -> dict[str, Any]:
@@ -389,39 +362,29 @@ class Relations(Task):
 
     def triples(self, output: Sequence[RelationPrediction]) -> list[Triple]:
         """The predicted triples."""
-        return [
-            (self.labels[prediction.label], prediction.head, prediction.tail)
-            for prediction in output
-            if prediction.label
-        ]
+        return [(self.labels[pair.label], pair.head, pair.tail) for pair in output if pair.label]
 
     def metrics(
-        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+        self, examples: Sequence[Any], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
-        gold = [self.gold(example) for example in examples if isinstance(example, RelationExample)]
+        gold = list(map(self.gold, examples))
         scores = entity_scores(gold, [self.triples(output) for output in outputs], intervals=intervals)
         if not any(gold):
-            log_notice(
-                "these rows have no relation: precision, recall and F1 mean nothing here and are given as 0"
-            )
+            log_notice("these rows have no relation: precision, recall and F1 are undefined, given as 0")
         name, exact = self.per_example_metric(examples, outputs)
         scores[name] = estimate(exact, intervals=intervals)
         if not intervals:
             return scores
         return {**scores, "pairs": sum(map(len, outputs)), "mistakes": self.mistakes(examples, outputs)}
 
-    def per_example_metric(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
+    def per_example_metric(self, examples: Sequence[Any], outputs: Sequence[Any]) -> tuple[str, Floats]:
         pairs = zip(examples, outputs, strict=True)
-        exact = [set(self.triples(output)) == set(self.gold(example)) for example, output in pairs]  # type: ignore[arg-type]
+        exact = [set(self.triples(output)) == set(self.gold(example)) for example, output in pairs]
         return "exact_match", np.asarray(exact, dtype=np.float64)
 
-    def majority_baseline(self, examples: Sequence[Example]) -> list[Any] | None:
+    def majority_baseline(self, examples: Sequence[Any]) -> list[Any] | None:
         """The most frequent relation of the pair's types."""
-        return [
-            [self.majority_by_type(example, pair) for pair in self.scored_pairs(example)]
-            for example in examples
-            if isinstance(example, RelationExample)
-        ]
+        return [[self.majority_by_type(row, pair) for pair in self.scored_pairs(row)] for row in examples]
 
     def majority_by_type(self, example: RelationExample, pair: tuple[int, int]) -> RelationPrediction:
         """The most frequent relation of these types, and its share."""
@@ -431,7 +394,7 @@ class Relations(Task):
         return RelationPrediction(*pair, self.index[name], counts[name] / sum(counts.values()))
 
     def mistakes(
-        self, examples: Sequence[Example], outputs: Sequence[Sequence[RelationPrediction]]
+        self, examples: Sequence[Any], outputs: Sequence[Sequence[RelationPrediction]]
     ) -> list[dict[str, Any]]:
         """The wrong answers that were given with most confidence, first."""
         return most_confident(
@@ -442,7 +405,6 @@ class Relations(Task):
                 "answer": self.labels[pair.label], "probability": pair.probability,
             }
             for example, output in zip(examples, outputs, strict=True)
-            if isinstance(example, RelationExample)
             for pair in output
             if self.labels[pair.label] != self.relation(example, pair.head, pair.tail)
         )  # fmt: skip
@@ -450,15 +412,13 @@ class Relations(Task):
     def answer_columns(self) -> list[str]:
         return ["triples"]
 
-    def to_json(self, example: Example, output: Any) -> dict[str, Any]:
-        assert isinstance(example, RelationExample)
-        return {
-            "triples": [
-                {
-                    "head": example.entity(prediction.head), "relation": self.labels[prediction.label],
-                    "tail": example.entity(prediction.tail), "probability": round(prediction.probability, 6),
-                }
-                for prediction in output
-                if prediction.label
-            ]
-        }  # fmt: skip
+    def to_json(self, example: Any, output: Any) -> dict[str, Any]:
+        triples = [
+            {
+                "head": example.entity(pair.head), "relation": self.labels[pair.label],
+                "tail": example.entity(pair.tail), "probability": round(pair.probability, 6),
+            }
+            for pair in output
+            if pair.label
+        ]  # fmt: skip
+        return {"triples": triples}

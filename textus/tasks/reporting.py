@@ -54,9 +54,7 @@ class TaskReporting:
     def weighted_metric(
         self, examples: Sequence[Any], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[Floats], float]] | None:
-        """A metric as a function of example weights (N,), for a paired bootstrap. None: examples cannot be
-        weighted.
-        """
+        """A metric as a function of example weights (N,), for a paired bootstrap. None: there is no such metric."""
         if (metric := self.per_example_metric(examples, outputs)) is None:
             return None
         name, values = metric
@@ -69,7 +67,7 @@ class TaskReporting:
     def combine(self, members: Sequence[Sequence[Any]], how: str) -> list[Any]:
         """The outputs of an ensemble; `how` is mean or vote. Raises UsageError where that has no meaning."""
         raise UsageError(
-            "wrong_task", f"the answers of several runs are not put together for {self.name}; ask one run"
+            "wrong_task", f"an ensemble of several runs does not work for {self.name}; give one run"
         )
 
     def sections(self, metrics: dict[str, Any]) -> list[Section]:
@@ -95,9 +93,9 @@ def most_confident(mistakes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**mistake, "probability": round(mistake["probability"], 4)} for mistake in first]
 
 
-def class_probabilities(labels: Sequence[str], output: Any) -> dict[str, float]:
-    """Probabilities (C,) by class name, rounded."""
-    return {name: round(float(value), 6) for name, value in zip(labels, output, strict=True)}
+def values_by_label(labels: Sequence[str], values: Any) -> dict[str, float]:
+    """Values (labels,) such as probabilities by label, rounded."""
+    return {label: round(float(value), 6) for label, value in zip(labels, values, strict=True)}
 
 
 def metrics_with_intervals(metrics: dict[str, Any]) -> dict[str, Any]:

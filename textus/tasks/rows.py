@@ -1,4 +1,4 @@
-"""Rows that are left out before a task reads them: parts of a folder to measure on, and what was not accepted."""
+"""Rows that are left out before a task reads them: held-out parts of a folder, and rejected annotations."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from textus.data.skipping import file_of_place
 
 TRAINING = ("train", "training")
 HELD = ("test", "testing", "dev", "val", "valid", "validation", "eval")
-"""What files and folders of rows to measure on are called, beside those to train on."""
+"""Names of files and folders of held-out rows."""
 
 
 def drop_held_out_files(
     path: Path, records: Sequence[Record], faults: Sequence[RowProblem]
 ) -> tuple[list[Record], list[RowProblem]]:
-    """The rows and the faults of a folder without those of its parts to measure on (test.csv beside train.csv, a folder
-    test beside train), which a line counts.
+    """The rows and the faults of a folder without its held-out parts (test.csv next to train.csv, a folder test next to
+    train), which are reported.
     """
     places = [record.where for record in records] + [fault.where for fault in faults]
     held = held_out_files(path, places)
@@ -35,23 +35,18 @@ def drop_held_out_files(
 
 
 def held_out_files(path: Path, places: Iterable[str]) -> dict[str, str]:
-    """Of the files of a folder or archive (by the places of their rows) those of a part to measure on, beside which is
-    one to train on: the file → the part, such as test.csv, or the folder test.
+    """File → held-out part, such as test.csv or the folder test, of the files of a folder or archive (by the places of
+    their rows) that have training files next to them.
     """
     begin, files = to_printable(str(path)), dict.fromkeys(map(file_of_place, places))
     parts = {file: re.split(r"[/\\!]", file.removeprefix(begin).lstrip("/\\!")) for file in files}
-    trained = {
-        tuple(names[:depth])
-        for names in parts.values()
-        for depth, name in enumerate(names)
-        if has_word(name, TRAINING)
-    }
-    held = {}
-    for file, names in parts.items():
-        for depth, name in enumerate(names):
-            if tuple(names[:depth]) in trained and has_word(name, HELD) and not has_word(name, TRAINING):
-                held[file] = "/".join(names[: depth + 1])
-                break
+    steps = [(file, names, depth) for file, names in parts.items() for depth in range(len(names))]
+    trained = {tuple(names[:depth]) for _, names, depth in steps if has_word(names[depth], TRAINING)}
+    held: dict[str, str] = {}
+    for file, names, depth in steps:
+        name = names[depth]
+        if tuple(names[:depth]) in trained and has_word(name, HELD) and not has_word(name, TRAINING):
+            held.setdefault(file, "/".join(names[: depth + 1]))
     return held
 
 
@@ -61,33 +56,29 @@ def has_word(name: str, words: Sequence[str]) -> bool:
 
 
 def report_held_out(path: Path, held: Mapping[str, str], places: Iterable[str]) -> None:
-    """One line that says which parts of a folder are left out of the rows to train on."""
+    """Report the held-out parts of a folder."""
     counts = Counter(held[file] for file in map(file_of_place, places) if file in held)
-    if not counts:
-        return
     names = ", ".join(f"{name} ({n:,} rows)" for name, n in counts.items())
-    log_notice(
-        f"{path}: left out, as parts to measure on beside one to train on: {names}; give them with --dev or to"
-        " textus evaluate --on, or rename them to train on all"
-    )
+    if names:
+        log_notice(
+            f"{path}: left out of training, as held-out parts: {names}; give them with --dev or to textus evaluate"
+            " --on, or rename them to train on all"
+        )
 
 
 NOT_ACCEPTED = ("reject", "ignore")
-"""What Prodigy's `answer` is of a row whose label does not hold, beside "accept"."""
+"""Values of Prodigy's `answer` for a row whose label is not valid."""
 
 
 def drop_rejected(records: Sequence[Record]) -> Sequence[Record]:
-    """The records without those that were answered reject or ignore in Prodigy, which a line counts.
-
-    Raises DataError where none is left.
+    """The records without those that were answered reject or ignore in Prodigy, which are reported. Raises DataError
+    where none is left.
     """
     answers = [prodigy_answer(record) for record in records]
     if not set(answers) <= {None, "accept", *NOT_ACCEPTED} or not set(answers) & set(NOT_ACCEPTED):
         return records
     kept = [record for record, answer in zip(records, answers, strict=True) if answer not in NOT_ACCEPTED]
-    first = next(
-        record.where for record, answer in zip(records, answers, strict=True) if answer in NOT_ACCEPTED
-    )
+    first = records[next(at for at, answer in enumerate(answers) if answer in NOT_ACCEPTED)].where
     line = f"{len(records) - len(kept):,} of {len(records):,} rows were answered reject or ignore in Prodigy"
     if not kept:
         raise DataError(
@@ -98,7 +89,7 @@ def drop_rejected(records: Sequence[Record]) -> Sequence[Record]:
 
 
 def prodigy_answer(record: Record) -> Any:
-    """The `answer` of a row unless it may be that to its question."""
+    """The `answer` of a row, unless it may be the answer to its question."""
     values = record.values
     if "question" in values and not {"answers", "_task_hash", "_input_hash"} & values.keys():
         return None

@@ -1,7 +1,7 @@
-"""How near two texts are in meaning: each is read apart and becomes a vector, and the cosine of both is the answer.
+"""Similarity of two texts: each is encoded separately as a vector; the answer is the cosine of both.
 
-Fields: two texts (as in `classification`) and their `score` (or `label`), a number, from which the cosine is learnt;
-or two texts that belong together and no score, perhaps with a `negative` that does not, learnt by contrast with
+Fields: two texts (as in `classification`) and their `score` (or `label`), a number, to which the cosine is fitted; or
+two texts that belong together without a score, perhaps with a `negative` that does not, for contrastive training with
 the other texts of a batch. A model without any fine-tuning has vectors too.
 
 Sources: Reimers and Gurevych 2019 (two texts, one encoder, cosine); Henderson et al. 2017 (other rows as negatives).
@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from textus.core.config import apply_overrides
@@ -27,7 +26,7 @@ from textus.data.skipping import parse_rows
 from textus.metrics import ranking, regression
 from textus.models.contract import LanguageModel
 from textus.tasks.base import EncodedExample, Example, InputTemplate, Task
-from textus.tasks.classification import PAIRS, read_texts
+from textus.tasks.classification import read_texts, text_fields
 from textus.tasks.inference import add_head, predict_texts
 from textus.tasks.regression import has_two_values, largest_errors, read_number, score_field
 from textus.tasks.reporting import Floats
@@ -40,10 +39,10 @@ QUERIES_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class SimilaritySettings:
-    """`pooling`: what of a text's states is its vector; `objective`: how it is learnt ("auto": cosine where rows have
-    scores, else contrastive); `temperature` of the contrast; `low` and `high`: the scores of cosine 0 and 1 (None: the
-    least and greatest of the training rows); `longest`: ids of a text that are read (0: as many as the model's context
-    holds), of a longer text the `cut` is not read. The contrast is with a micro-batch's other rows.
+    """`pooling` of a text's states to its vector; `objective` of training ("auto": cosine where rows have scores, else
+    contrastive, with the other rows of a micro-batch as negatives); `temperature` of the contrast; `low` and `high`:
+    the scores of cosine 0 and 1 (None: the least and greatest of the training rows); `longest`: ids of a text that are
+    read (0: the model's context); `cut`: the part of a longer text that is not read.
     """
 
     pooling: Literal["mean", "cls", "last", "max", "mean_sqrt_len"] = "mean"
@@ -88,11 +87,10 @@ class Similarity(Task):
                 f"{records[0].where} has a {scored!r}: the contrastive objective takes every pair as one that belongs"
                 " together; keep the rows of high score, without that column",
             )
-        rows = parse_rows(
-            records, cls.row_parser(replace(settings, objective=objective), records, labelled=True)
-        )
+        settings = replace(settings, objective=objective)
+        rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
         if not scored:
-            return cls(replace(settings, objective=objective), [])
+            return cls(settings, [])
         values = [row.label for row in rows if row.label is not None]
         low = min(values) if settings.low is None else settings.low
         high = max(values) if settings.high is None else settings.high
@@ -105,7 +103,7 @@ class Similarity(Task):
                 "invalid_rows",
                 f"{len(outside):,} scores, such as {outside[0]:g}, are not in {low:g} to {high:g}",
             )
-        return cls(replace(settings, objective=objective, low=low, high=high), [])
+        return cls(replace(settings, low=low, high=high), [])
 
     def is_empty(self, example: Example) -> bool:
         return not all(text.strip() for text in example.texts)
@@ -137,21 +135,20 @@ class Similarity(Task):
     @classmethod
     def can_split(cls, settings: SimilaritySettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
         scored = score_field([*train, *held])
-        return bool(train and held) and (
-            not scored or all(has_two_values(part, scored) for part in (train, held))
-        )
+        if not scored:
+            return bool(train and held)
+        return has_two_values(train, scored) and has_two_values(held, scored)
 
     @classmethod
     def used_fields(cls, settings: SimilaritySettings, values: dict[str, Any]) -> list[str]:
-        pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ())
-        return [*pair, score_field([Record(values, "")]) or "negative"]
+        return [*text_fields(values), score_field([Record(values, "")]) or "negative"]
 
     def check_validation_set(self, examples: Sequence[Example]) -> None:
         if examples and examples[0].label is not None and len({example.label for example in examples}) < 2:
             raise DataError(
                 "one_class",
-                f"all {len(examples):,} rows to choose by have the score {examples[0].label:g}: no correlation can be"
-                " told from them; give others with --dev",
+                f"all {len(examples):,} rows to choose by have the score {examples[0].label:g}: they have no"
+                " correlation; give others with --dev",
             )
 
     def head_spec(self) -> dict[str, Any]:
@@ -168,7 +165,7 @@ class Similarity(Task):
         (first, segments, cut), *others = (template.apply([text], self.settings.cut) for text in ids)
         label = None if example.label is None else self.cosine(example.label)
         if self.settings.objective == "contrastive":
-            label = 1.0  # a row is learnt from by being there
+            label = 1.0  # not None, so that the row is trained on
         apart = tuple(text for text, _, _ in others)
         return EncodedExample(first, segments, label, cut + sum(n for _, _, n in others), apart)
 
@@ -179,7 +176,7 @@ class Similarity(Task):
         return 0.0 if low is None else low, 1.0 if high is None else high
 
     def cosine(self, score: float) -> float:
-        """The cosine that stands for a score."""
+        """The cosine of a score."""
         low, high = self.scale
         return (score - low) / (high - low)
 
@@ -187,9 +184,6 @@ class Similarity(Task):
         """The score of an example's first two vectors (N, D)."""
         low, high = self.scale
         return low + (high - low) * float(vectors[0] @ vectors[1])
-
-    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
-        return torch.tensor(labels)
 
     def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask).cpu().numpy())
@@ -199,14 +193,14 @@ class Similarity(Task):
     ) -> dict[str, Any]:
         if examples[0].label is None:
             return retrieval_metrics(examples, outputs, intervals)
-        gold, guess = [each.label for each in examples], [self.score(each) for each in outputs]
+        gold, guess = [example.label for example in examples], [self.score(output) for output in outputs]
         scores = regression.regression_scores(gold, guess, "spearman", intervals=intervals)
         if self.settings.high is None:  # cosines are on no scale of scores
             scores = {name: scores[name] for name in ("spearman", "pearson", "undefined") if name in scores}
         elif intervals:
             scores["mistakes"] = largest_errors(examples, np.asarray(gold), np.asarray(guess))
         if undefined := scores.get("undefined"):
-            log_notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
+            log_notice(f"{', '.join(undefined)} cannot be computed: all scores, or all answers, are the same")
         return scores
 
     def weighted_metric(
@@ -248,10 +242,8 @@ def read_text_pair(record: Record) -> tuple[str, ...]:
 def retrieval_metrics(
     examples: Sequence[Example], outputs: Sequence[np.ndarray], intervals: bool
 ) -> dict[str, Any]:
-    """How well each first text finds its second among all seconds: figures of `metrics.ranking`."""
-    numbers: dict[str, int] = {}
-    for example in examples:
-        numbers.setdefault(example.texts[1], len(numbers))
+    """How well each first text retrieves its second among all seconds: scores of `metrics.ranking`."""
+    numbers = {text: n for n, text in enumerate(dict.fromkeys(example.texts[1] for example in examples))}
     right: dict[str, dict[Any, float]] = {}
     for example in examples:
         right.setdefault(example.texts[0], {})[numbers[example.texts[1]]] = 1.0
@@ -266,8 +258,8 @@ def retrieval_metrics(
 
 
 def make_similarity_task(model: LanguageModel, settings: Sequence[str] = ()) -> Similarity:
-    """The task for a model that has not learnt it: the cosine of its vectors as they come. `settings` are assignments
-    such as "pooling=cls".
+    """The task for a model that was not trained on it: the cosine of its vectors. `settings` are overrides such as
+    "pooling=cls".
     """
     task = Similarity(apply_overrides(SimilaritySettings(), list(settings)), [])
     add_head(model, task)

@@ -4,9 +4,9 @@ Fields: `tokens` and `tags`, lists of one length (CoNLL files are read so); or `
 `label`): a list of {"start", "end", "label"} in characters, the end not included, or CLUENER's
 {type: {mention: [[start, end]]}} with both ends included. Tags are BIO, IOB1, BIOES or without any prefix.
 
-A word is one piece or several; its tag is asked of the first (Devlin et al. 2019). With `crf` the tags of a sentence
-are chosen together (Lample et al. 2016), and no I ever follows another type. Texts longer than the model reads at
-once are read in windows that overlap; each word is answered in the one that shows most around it.
+The tag of a word is predicted at its first piece (Devlin et al. 2019). With `crf` the tags of a sentence are chosen
+together (Lample et al. 2016), and no I follows another type. Texts that are too long for the model are read in
+overlapping windows; the tag of a word is taken from the one with most context around it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -39,11 +39,11 @@ from textus.models.nn.heads import IGNORED
 from textus.tasks.base import EncodedExample, Example, InputTemplate, Task, report_unseen
 from textus.tasks.reporting import Floats
 from textus.tasks.token_data import (
-    ENTITY_FIELDS,
     TaggingExample,
     bio_spellings,
     check_entity_tags,
     count_tags,
+    entity_field,
     from_spans,
     has_entities,
     parse_tagging_example,
@@ -60,9 +60,8 @@ SUBWORD_KINDS = ("bpe", "wordpiece", "unigram")
 
 @dataclass(frozen=True)
 class TaggingSettings:
-    """`crf`: the tags of a sentence are chosen together; `unit`: what a text is cut into ("auto": as the rows to learn
-    from have it); `dropout` of the states the head reads; `longest`: ids read at once (0: as many as the model's
-    context holds).
+    """`crf`: the tags of a sentence are chosen together; `unit`: what a text is cut into ("auto": as in the training
+    rows); `dropout` of the head's input; `longest`: ids read at once (0: the model's context).
     """
 
     crf: bool = True
@@ -84,7 +83,6 @@ class Tagging(Task):
 
     def __init__(self, settings: TaggingSettings, labels: Sequence[str]) -> None:
         super().__init__(settings, labels)
-        self.index = {label: number for number, label in enumerate(self.labels)}
         self.entities = all(map(is_entity_tag, self.labels))
 
     @classmethod
@@ -145,7 +143,7 @@ class Tagging(Task):
     def used_fields(cls, settings: TaggingSettings, values: dict[str, Any]) -> list[str]:
         if values.get("tokens") is not None:
             return ["tokens", "tags"]
-        return ["text", next((name for name in ENTITY_FIELDS if values.get(name) is not None), "entities")]
+        return ["text", entity_field(values) or "entities"]
 
     def label_names(self, example: Example) -> list[str]:
         names = list(example.label)
@@ -157,13 +155,9 @@ class Tagging(Task):
         return not example.texts
 
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        rows = [
-            row
-            for row in super().make_examples(records, labelled=labelled)
-            if isinstance(row, TaggingExample)
-        ]
+        rows: list[Any] = super().make_examples(records, labelled=labelled)
         if not labelled:
-            return list(rows)
+            return rows
         if usual := bio_spellings(count_tags(records)):
             shown = ", ".join(f"{tag} as {name}" for tag, name in list(usual.items())[:SHOWN] if tag != name)
             log_notice(f"the tags are not written as B-PER: they are read as BIO ({shown})")
@@ -175,10 +169,10 @@ class Tagging(Task):
         if self.entities:
             rows = self.to_bio(rows)
         report_unseen("tags", (tag for row in rows for tag in row.label), self.index)
-        return list(rows)
+        return rows
 
     def to_bio(self, rows: list[TaggingExample]) -> list[TaggingExample]:
-        """The rows with tags in BIO, whatever scheme they had; what was not as it should be is told."""
+        """The rows with tags in BIO, whatever scheme they had; reports what was changed."""
         bare, marked = scheme_counts([row.label for row in rows])
         if bare and marked:
             log_notice(f"{bare:,} entities begin with I-, not B-: they are read as if they began with B-")
@@ -187,8 +181,8 @@ class Tagging(Task):
         return [replace(row, label=tuple(bio_tags(entity_spans(row.label), len(row.label)))) for row in rows]
 
     def tokenizer_spec(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
-        """Few pieces, so that new names are spelled with pieces that are known. On CoNLL-2003's dev file after an
-        epoch: BPE of 4,000 ids F1 77.4, of 20,000 71.2, words 68.8.
+        """A small vocabulary, so that new names consist of known pieces. F1 on CoNLL-2003's dev file after an epoch:
+        BPE of 4,000 ids 77.4, of 20,000 71.2, words 68.8.
         """
         kind = kind or ("char" if self.settings.unit == "character" else "bpe")
         return kind, 4000 if kind in SUBWORD_KINDS else 20_000
@@ -206,48 +200,35 @@ class Tagging(Task):
         rows: list[EncodedExample] = []
         for number, example in enumerate(examples):
             rows += self.encode_windows(example, [next(flat) for _ in example.texts], template, number)
-        several = [count for count in Counter(row.meta for row in rows).values() if count > 1]
-        if several:
+        if several := [count for count in Counter(row.meta for row in rows).values() if count > 1]:
             log_notice(
-                len(several),
-                " of ",
-                len(examples),
-                f" texts are longer than {template.max_length} tokens: they are read in ",
-                sum(several),
-                " windows that overlap",
-            )
+                len(several), " of ", len(examples), f" texts are longer than {template.max_length} tokens: they are",
+                " read in ", sum(several), " windows that overlap",
+            )  # fmt: skip
         return rows
 
     def encode_windows(
         self, example: Example, ids: list[list[int]], template: InputTemplate, number: int = 0
     ) -> list[EncodedExample]:
-        """An example, the ids of its words given, as one row or several."""
+        """An example as one row or several; `ids` are those of its words."""
         max_ids = (
             None if template.max_length is None else max(1, template.max_length - len(template.begin) - 1)
         )
-        # a word in which the tokenizer sees nothing has a place too
+        # a word without ids still needs a position
         words = [(pieces or [template.end_id])[:max_ids] for pieces in ids]
         lost = sum(max(0, len(pieces) - len(kept)) for pieces, kept in zip(ids, words, strict=True))
         rows: list[EncodedExample] = []
         for low, high, first, last in word_windows([len(word) for word in words], max_ids):
             places = list(accumulate(map(len, words[low:high]), initial=len(template.begin)))
-            row_ids = [
-                *template.begin,
-                *(piece for word in words[low:high] for piece in word),
-                template.end_id,
-            ]
+            row_ids = [*template.begin, *chain.from_iterable(words[low:high]), template.end_id]
             targets = places[first - low : last - low]
             labels = None
             if example.label is not None:
                 labels = [IGNORED] * len(row_ids)
                 for place, tag in zip(targets, example.label[first:last], strict=True):
                     labels[place] = self.index.get(tag, IGNORED)
-            cut = 0 if rows else lost
-            rows.append(
-                EncodedExample(
-                    row_ids, [0] * len(row_ids), labels, cut, meta=number, target_positions=targets
-                )
-            )
+            segments, cut = [0] * len(row_ids), 0 if rows else lost
+            rows.append(EncodedExample(row_ids, segments, labels, cut, meta=number, target_positions=targets))
         return rows
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
@@ -266,7 +247,7 @@ class Tagging(Task):
         }  # fmt: skip
 
     def allowed_previous(self) -> list[list[int]]:
-        """For each tag those it may follow: an I its own B and itself, the others all (none is named)."""
+        """For each tag those it may follow: for an I its own B and itself; empty (any) for the others."""
         return [
             [self.index["B" + label[1:]], number] if label[0] == "I" else []
             for number, label in enumerate(self.labels)
@@ -297,9 +278,7 @@ class Tagging(Task):
         right, answered = ([entity_spans(tags) for tags in part] for part in (gold, guess))
         scores = entity_scores(right, answered, intervals=intervals)
         if not any(row["n"] for row in scores["classes"]):
-            log_notice(
-                "these rows have no entity: precision, recall and F1 mean nothing here and are given as 0"
-            )
+            log_notice("these rows have no entity: precision, recall and F1 are undefined, given as 0")
         if intervals:
             scores["mistakes"] = common_mistakes(examples, gold, guess)
         return {**scores, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
@@ -307,10 +286,8 @@ class Tagging(Task):
     def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[Floats], float]]:
-        pairs = [
-            (list(example.label), self.tag_names(output))
-            for example, output in zip(examples, outputs, strict=True)
-        ]
+        golds = [list(example.label) for example in examples]
+        pairs = list(zip(golds, map(self.tag_names, outputs), strict=True))
         if self.entities:
             parts = [(set(entity_spans(gold)), set(entity_spans(guess))) for gold, guess in pairs]
             right = [2 * len(gold & guess) for gold, guess in parts]
@@ -324,9 +301,8 @@ class Tagging(Task):
     def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         assert isinstance(example, TaggingExample)
         tags, text, places = self.tag_names(output), example.text, example.places
-        tokens = [text[start:end] for start, end in places]
         if not self.entities:
-            return {"tokens": tokens, "tags": tags}
+            return {"tokens": [text[start:end] for start, end in places], "tags": tags}
         spans = [(kind, places[first][0], places[last - 1][1]) for kind, first, last in entity_spans(tags)]
         entities = [
             {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in spans
@@ -335,7 +311,7 @@ class Tagging(Task):
 
 
 def check_prefixes(rows: Sequence[TaggingExample]) -> None:
-    """DataError where some tags have a prefix and others none: the first row of each, and how many tags."""
+    """Raises DataError where some tags have a prefix and others do not."""
     first: dict[bool, tuple[str, str]] = {}
     counts = Counter[bool]()
     for row in rows:
@@ -348,7 +324,7 @@ def check_prefixes(rows: Sequence[TaggingExample]) -> None:
     (marked, here), (bare, there) = first[True], first[False]
     raise DataError(
         "mixed_data",
-        f"the tags have both prefixes and none, such as {marked!r} beside {bare!r} ({counts[True]:,} and"
+        f"the tags have both prefixes and none, such as {marked!r} and {bare!r} ({counts[True]:,} and"
         f" {counts[False]:,} tags, the first in {here} and {there}); give all tags of entities B- and I-, or none of"
         " the tags",
     )
@@ -364,9 +340,9 @@ def common_mistakes(
     examples: Sequence[Example], gold: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
     """Entities that were missed, had another type or other ends, or are none, the most frequent first, with the first
-    row each stands in.
+    row of each.
     """
-    times: Counter[tuple[str, str, str]] = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     first: dict[tuple[str, str, str], str] = {}
     for example, tags, answered in zip(examples, gold, guess, strict=True):
         assert isinstance(example, TaggingExample)
@@ -376,34 +352,28 @@ def common_mistakes(
             return example.text[example.places[span[1]][0] : example.places[span[2] - 1][1]]
 
         def overlapping(span: Span, others: Sequence[Span]) -> list[Span]:
-            return [each for each in others if each[1] < span[2] and span[1] < each[2]]
+            return [other for other in others if other[1] < span[2] and span[1] < other[2]]
+
+        def answer(right: Span, other: Span) -> str:
+            return other[0] if other[1:] == right[1:] else f"{other[0]}: {text(other)}"
 
         mistakes = []
         for span in set(right) - set(predicted):
-            near = [
-                f"{other[0]}: {text(other)}" if other[1:] != span[1:] else other[0]
-                for other in overlapping(span, predicted)
-            ]
+            near = [answer(span, other) for other in overlapping(span, predicted)]
             mistakes.append((text(span), span[0], ", ".join(near) or "none"))
-        mistakes += [
-            (text(span), "none", span[0])
-            for span in set(predicted) - set(right)
-            if not overlapping(span, right)
-        ]
-        times.update(mistakes)
+        extra = [span for span in set(predicted) - set(right) if not overlapping(span, right)]
+        mistakes += [(text(span), "none", span[0]) for span in extra]
+        counts.update(mistakes)
         for mistake in mistakes:
             first.setdefault(mistake, example.where)
-    order = sorted(times, key=lambda each: (-times[each], each))[:SHOWN]
+    order = sorted(counts, key=lambda key: (-counts[key], key))[:SHOWN]
     names = ("text", "label", "answer")
-    return [
-        {**dict(zip(names, mistake, strict=True)), "times": times[mistake], "where": first[mistake]}
-        for mistake in order
-    ]
+    return [dict(zip(names, key, strict=True)) | {"times": counts[key], "where": first[key]} for key in order]
 
 
 def word_windows(lengths: Sequence[int], max_pieces: int | None) -> list[tuple[int, int, int, int]]:
-    """Windows on words of so many pieces, at most `room` pieces each: their first word and the one after their last,
-    then the same of those that are answered there. Neighbours share up to half a window, and part in its middle.
+    """Windows on words of so many pieces, at most `max_pieces` each: their first word and the one after their last,
+    then the same of the words that are tagged there. Neighbours share up to half a window, which its middle divides.
     """
     n = len(lengths)
     if max_pieces is None or sum(lengths) <= max_pieces:

@@ -1,7 +1,7 @@
-"""Rows for tagging: a text cut into tokens that know where they stand, and the tags of its tokens.
+"""Rows for tagging: a text cut into tokens with their offsets, and the tags of its tokens.
 
-A token is what a treebank takes for one (`token`), a run of letters and digits or a single sign (`word`), or a
-character that is no blank (`character`).
+A token is one as in a treebank (`token`), a run of letters and digits or a single sign (`word`), or a character other
+than a blank (`character`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from textus.core.errors import DataError
 from textus.core.scripts import HAN
 from textus.data.labeled import Record
 from textus.metrics.entities import Span, bio_tags, is_entity_tag
-from textus.tasks.base import Example
+from textus.tasks.base import Example, list_fields
 
 _LETTER = rf"(?:(?![{HAN}])\w)"
 UNITS = {
@@ -33,19 +33,18 @@ ENTITY_FIELDS = ("entities", "spans", "label", "labels")
 @dataclass(frozen=True)
 class TaggingExample(Example):
     """An example whose texts are its tokens, each with the blank before it that the unit has; its label is their tags.
-    `text` is what they were cut from, and `places` where they stand in it. Without a text (`tokens` were given) both
-    are of the tokens put together.
+    `places` are the offsets of the tokens in `text`; where rows have only `tokens`, `text` is these joined.
     """
 
     text: str = ""
     places: tuple[tuple[int, int], ...] = ()
     has_tokens: bool = False
     n_dropped: int = 0
-    """Entities that lie over longer ones: a tag says one thing of a token."""
+    """Entities that overlap longer ones: a token has one tag."""
 
 
 def segmentation_unit(records: Sequence[Record]) -> str:
-    """How texts like these are cut: where blanks are rare by character, else as their rows have them."""
+    """How texts like these are cut: by character where blanks are rare, else as their rows are."""
     tokens = [token for record in records for token in record.values.get("tokens") or ()]
     if tokens:
         return "character" if sum(map(len, map(str, tokens))) < 1.5 * len(tokens) else "token"
@@ -54,19 +53,20 @@ def segmentation_unit(records: Sequence[Record]) -> str:
 
 
 def token_spans(text: str, unit: str) -> list[tuple[int, int]]:
-    """Where the tokens of a text begin and end."""
+    """The offsets of the tokens of a text."""
     return [match.span() for match in UNITS[unit].finditer(text)]
 
 
 def read_row_text(record: Record, needed: str, *fields: str) -> str:
-    """The text of a row. DataError where it has none: it tells what is `needed`, and the columns of which `fields` may
-    have to be named beside the text's.
+    """The text of a row. Raises DataError where it is missing, with what is `needed` and the further `fields` whose
+    columns may have to be named.
     """
     text = record.values.get("text")
     if isinstance(text, str):
         return text
-    shown = ", ".join(map(repr, list(record.values)[:30]))
-    problem = f"has {shown}" if text is None else f"has a text that is {type(text).__name__} ({text!r})"
+    problem = f"has {list_fields(record)}"
+    if text is not None:
+        problem = f"has a text that is {type(text).__name__} ({text!r})"
     columns = ",".join(f"{name}=COLUMN" for name in ("text", *fields))
     raise DataError(
         "column_not_found",
@@ -75,7 +75,7 @@ def read_row_text(record: Record, needed: str, *fields: str) -> str:
 
 
 def parse_tagging_example(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
-    """A row as an example. Raises DataError, naming the row, for what cannot be one."""
+    """A row as an example. Raises DataError for an invalid row."""
     if record.values.get("tokens") is not None:
         return from_tokens(record, unit, labelled=labelled)
     text = read_row_text(record, "tokens and tags, or text and entities", "entities")
@@ -96,7 +96,7 @@ def from_spans(text: str, places: Sequence[tuple[int, int]], unit: str, where: s
 
 
 def from_tokens(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
-    """A row of tokens; without a text of its own they are told as joined by blanks (characters: by nothing)."""
+    """A row of tokens, whose text is these joined by blanks (characters: by nothing)."""
     tokens = read_strings(record, "tokens")
     blank = "" if unit == "character" else " "
     places, at = [], 0
@@ -111,14 +111,12 @@ def from_tokens(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
                 "invalid_row",
                 f"{record.where} has {len(tokens)} tokens and {len(tags)} tags; give one for each token",
             )
-    words = tuple(blank + token for token in tokens)
-    return TaggingExample(
-        words, tags, record.where, text=blank.join(tokens), places=tuple(places), has_tokens=True
-    )
+    example = from_spans(blank.join(tokens), places, unit, record.where)
+    return replace(example, label=tags, has_tokens=True)
 
 
 def read_strings(record: Record, name: str) -> list[str]:
-    """A field that is a list of strings none of which is empty."""
+    """A field that is a list of non-empty strings."""
     value = record.values.get(name)
     if not isinstance(value, list):
         problem = f"has no {name!r}" if value is None else f"{name!r} is {type(value).__name__}, not a list"
@@ -128,11 +126,10 @@ def read_strings(record: Record, name: str) -> list[str]:
         )
     for number, item in enumerate(value):
         if not isinstance(item, str) or not item.strip():
-            raise DataError("invalid_row",
-                f"{record.where}: {name}[{number}] is {item!r}, not a string with something in it; names of tags are"
-                " wanted, not their numbers" if name == "tags" else
-                f"{record.where}: {name}[{number}] is {item!r}, not a string with something in it"
-            )  # fmt: skip
+            hint = "; names of tags are wanted, not their numbers" if name == "tags" else ""
+            raise DataError(
+                "invalid_row", f"{record.where}: {name}[{number}] is {item!r}, not a non-empty string{hint}"
+            )
     return value
 
 
@@ -141,7 +138,7 @@ def read_strings(record: Record, name: str) -> list[str]:
 BEFORE = re.compile(r"(?P<prefix>[BIESLUMbieslum])(?P<sign>[-_:./|])(?P<kind>.+)")
 AFTER = re.compile(r"(?P<kind>.+)(?P<sign>[-_:./|])(?P<prefix>[BIESLUMbieslum])")
 MOSTLY = 0.9
-"""Where so many of a file's tags but O are those of entities, one without a prefix is a slip."""
+"""If this share of a file's tags other than O are of entities, one without a prefix is a mistake."""
 
 
 def count_tags(records: Sequence[Record]) -> Counter[str]:
@@ -151,8 +148,8 @@ def count_tags(records: Sequence[Record]) -> Counter[str]:
 
 
 def bio_spellings(counts: Counter[str]) -> dict[str, str]:
-    """Tag → the same as B-PER, where nearly all tags but O are written in one other way (B_PER, b-per, PER-B), and some
-    begin an entity; empty for other tags.
+    """Tag → its form as B-PER, where nearly all tags but O have one other form (B_PER, b-per, PER-B), and some begin an
+    entity; empty for other tags.
     """
     if all(map(is_entity_tag, counts)):
         return {}
@@ -169,14 +166,14 @@ def bio_spellings(counts: Counter[str]) -> dict[str, str]:
 
 
 def has_entities(counts: Counter[str]) -> bool:
-    """Whether nearly all tags but O are those of entities, so that others are slips."""
+    """Whether nearly all tags but O are those of entities, so that others are mistakes."""
     inside = {tag: n for tag, n in counts.items() if tag != "O"}
     marked = sum(n for tag, n in inside.items() if is_entity_tag(tag))
     return marked > 0 and marked >= MOSTLY * sum(inside.values())
 
 
 def check_entity_tags(example: TaggingExample) -> None:
-    """DataError that names the first token whose tag has no prefix, in a file of entities."""
+    """Raises DataError for a tag without a prefix, in a file of entities."""
     for place, tag in enumerate(example.label or ()):
         if not is_entity_tag(tag):
             start, end = example.places[place]
@@ -191,15 +188,18 @@ def check_entity_tags(example: TaggingExample) -> None:
 # ── entities by character ──────────────────────────────────────────────────────────────────────
 
 
+def entity_field(values: dict[str, Any]) -> str | None:
+    """The field of a row that has its entities; None where there is no such field."""
+    return next((name for name in ENTITY_FIELDS if values.get(name) is not None), None)
+
+
 def read_entities(record: Record, text: str) -> list[Span]:
-    """The entities of a text, in characters, the end not included, as either form has them."""
-    name = next((field for field in ENTITY_FIELDS if record.values.get(field) is not None), None)
-    if name is None:
-        shown = ", ".join(map(repr, list(record.values)[:30]))
+    """The entities of a text in either form, in characters, the end not included."""
+    if (name := entity_field(record.values)) is None:
         raise DataError(
             "column_not_found",
-            f"{record.where} has no 'entities'; it has {shown}: name its column with --columns entities=COLUMN, and"
-            " give an empty list where a text has none",
+            f"{record.where} has no 'entities'; it has {list_fields(record)}: name its column with --columns"
+            " entities=COLUMN, and give an empty list where a text has none",
         )
     value = record.values[name]
     try:
@@ -220,14 +220,14 @@ def read_entities(record: Record, text: str) -> list[Span]:
         if mention is not None and text[start:end] != mention:
             raise DataError(
                 "invalid_span",
-                f"{record.where}: the {kind} {mention!r} is not what the text says at {start} to {end},"
-                f" {text[start:end]!r}; mend its places",
+                f"{record.where}: the {kind} {mention!r} is not the text at {start} to {end},"
+                f" {text[start:end]!r}; correct start and end",
             )
     return [(kind, start, end) for kind, start, end, _ in entities]
 
 
 def parse_entity(entity: Any) -> tuple[str, int, int, str | None]:
-    """One entity of a list: {"start", "end", "label"}, its `text` if told, or [start, end, label]."""
+    """One entity of a list: {"start", "end", "label"}, with its `text` if given, or [start, end, label]."""
     if isinstance(entity, dict):
         mention = entity.get("text")
         start, end, kind = entity["start"], entity["end"], entity.get("label", entity.get("type"))
@@ -237,17 +237,16 @@ def parse_entity(entity: Any) -> tuple[str, int, int, str | None]:
 
 
 def check_entity(kind: Any, start: Any, end: Any, mention: Any) -> tuple[str, int, int, str | None]:
-    """The same with the types it must have; ValueError otherwise."""
+    """An entity whose values have the right types; ValueError otherwise."""
     numbers = type(start) is int and type(end) is int
-    if not (
-        numbers and isinstance(kind, str) and kind.strip() and (mention is None or isinstance(mention, str))
-    ):
+    named = isinstance(kind, str) and kind.strip()
+    if not (numbers and named and isinstance(mention, str | None)):
         raise ValueError(f"start {start!r}, end {end!r}, label {kind!r}")
     return kind.strip(), start, end, mention
 
 
 def parse_cluener(value: dict[str, Any], text: str) -> list[tuple[str, int, int, str | None]]:
-    """CLUENER's {type: {mention: [[start, end]]}}; its ends are included, others' are not: the mention tells."""
+    """CLUENER's {type: {mention: [[start, end]]}}; the mention shows whether the end is included."""
     entities = []
     for kind, mentions in value.items():
         for mention, places in mentions.items():
@@ -259,18 +258,17 @@ def parse_cluener(value: dict[str, Any], text: str) -> list[tuple[str, int, int,
 
 
 def drop_overlaps(entities: Sequence[Span]) -> tuple[list[Span], int]:
-    """The entities that lie in no longer one, in order, and how many were left out."""
+    """The entities that overlap no longer one, in order, and how many were left out."""
     kept: list[Span] = []
-    for kind, start, end in sorted(
-        set(entities), key=lambda entity: (entity[1] - entity[2], entity[1], entity[0])
-    ):
+    by_length = sorted(set(entities), key=lambda entity: (entity[1] - entity[2], entity[1], entity[0]))
+    for kind, start, end in by_length:
         if all(end <= other or start >= beyond for _, other, beyond in kept):
             kept.append((kind, start, end))
-    return sorted(kept, key=lambda each: each[1]), len(entities) - len(kept)
+    return sorted(kept, key=lambda entity: entity[1]), len(entities) - len(kept)
 
 
 def span_to_tokens(entity: Span, places: Sequence[tuple[int, int]], where: str, text: str) -> Span:
-    """An entity's first token, and the one after its last; DataError where it does not end where tokens do."""
+    """The first token of an entity, and the one after its last. Raises DataError where it cuts a token."""
     kind, start, end = entity
     inside = [n for n, (first, last) in enumerate(places) if first < end and last > start]
     if not inside:
@@ -282,7 +280,7 @@ def span_to_tokens(entity: Span, places: Sequence[tuple[int, int]], where: str, 
     if first < start or last > end:
         raise DataError(
             "invalid_span",
-            f"{where}: the {kind} {text[start:end]!r} at {start} to {end} cuts the token {text[first:last]!r}; mend its"
-            " places, or read by character: --set task.unit=character",
+            f"{where}: the {kind} {text[start:end]!r} at {start} to {end} cuts the token {text[first:last]!r}; correct"
+            " start and end, or read by character: --set task.unit=character",
         )
     return kind, inside[0], inside[-1] + 1

@@ -1,8 +1,7 @@
-"""Labelled rows checked before a model is trained on them: what cannot be used, and what is likely a mistake.
+"""Checks of labelled rows before training: what cannot be used (errors), and what is likely a mistake (warnings).
 
-`validate` reads files as `textus finetune` does and reports everything at once; `report_findings` tells the same
-of rows that are read already, a line each. An error is a row, or a whole file, that cannot be used; a warning
-is what a person should look at.
+`validate_files` reads files as `textus finetune` does and reports everything at once; `report_problems` reports the
+warnings of rows that are already read, a line each.
 """
 
 from __future__ import annotations
@@ -36,11 +35,9 @@ from textus.tasks.rows import drop_held_out_files, drop_rejected
 from textus.tokenizers import Tokenizer
 
 SHOWN = 5
-"""So many names or places are listed in a warning."""
-MOST_CLASSES = 50
-"""So many classes are listed for people."""
+"""Names or places that a warning lists."""
 USUAL_CONTEXT = 256
-"""Words or characters that a new model reads, where no run is given."""
+"""Words or characters that a new model reads if no run is given."""
 WINDOWED = ("tagging", "question-answering")
 """Tasks that read all of a long text."""
 
@@ -75,44 +72,35 @@ class ValidationReport:
 
 
 def text_key(example: Example) -> tuple[str, ...]:
-    """What two examples of the same text share: its characters composed (NFC), blanks as one."""
+    """A key for equal texts: characters composed (NFC), blanks merged."""
     return tuple(" ".join(unicodedata.normalize("NFC", text).split()) for text in example.texts)
 
 
 def find_problems(task: Task, parts: Parts) -> Iterator[Finding]:
-    """Everything that is likely a mistake in these rows."""
+    """All likely mistakes in these rows."""
     keys = {name: [text_key(example) for example in examples] for name, examples in parts.items()}
     for name, examples in parts.items():
         yield from contradictions(examples, keys[name], name if len(parts) > 1 else "")
-    counts = {
-        name: Counter(n for example in part for n in label_names(task, example))
-        for name, part in parts.items()
-    }
+    counts = {name: count_labels(task, part) for name, part in parts.items()}
     total = sum(counts.values(), Counter[str]())
     if total and not has_numeric_labels(task):
         yield from suspicious_names(total)
-        if (
-            task.name == "classification"
-            and not task.settings.multi
-            and (sign := find_separator(list(total)))
-        ):
+        single = task.name == "classification" and not task.settings.multi
+        if single and (sign := find_separator(list(total))):
             n = sum(sign in name for name in total.elements())
-            yield Finding(
-                "several labels",
-                n,
-                f"{n:,} labels have {sign!r}: for several labels a text --set task.multi=true",
-            )
+            message = f"{n:,} labels have {sign!r}: for several labels a text --set task.multi=true"
+            yield Finding("several labels", n, message)
         yield from classes_in_one_part(counts)
-        if train := counts.get("train"):
-            alone = [name for name, n in train.items() if n == 1 and len(train) > 1]
-            if alone:
-                yield Finding("single", len(alone), f"classes of a single row: {format_names(alone)}")
+        train = counts.get("train", Counter())
+        if alone := [name for name, n in train.items() if n == 1 and len(train) > 1]:
+            yield Finding("single", len(alone), f"classes of a single row: {format_names(alone)}")
     yield from leaks(parts, keys)
 
 
-def label_names(task: Task, example: Example) -> list[str]:
-    """The names in an example's label, if it has one."""
-    return [] if example.label is None else task.label_names(example)
+def count_labels(task: Task, examples: Sequence[Example]) -> Counter[str]:
+    """How often each name is in the labels of examples."""
+    labelled = [example for example in examples if example.label is not None]
+    return Counter(name for example in labelled for name in task.label_names(example))
 
 
 def has_numeric_labels(task: Task) -> bool:
@@ -123,7 +111,7 @@ def has_numeric_labels(task: Task) -> bool:
 def contradictions(
     examples: Sequence[Example], keys: Sequence[tuple[str, ...]], part: str
 ) -> Iterator[Finding]:
-    """Texts that have different labels, and rows that are there twice."""
+    """Texts that have different labels, and duplicate rows."""
     first: dict[tuple[str, ...], Example] = {}
     other: dict[tuple[str, ...], Example] = {}
     copies: list[tuple[Example, Example]] = []
@@ -139,13 +127,12 @@ def contradictions(
     if other:
         key, second = next(iter(other.items()))
         one = first[key]
-        message = (
-            "" if len(str(one.label) + str(second.label)) > 120 else f" ({one.label!r} and {second.label!r})"
-        )
+        short = len(str(one.label) + str(second.label)) <= 120
+        labels = f" ({one.label!r} and {second.label!r})" if short else ""
         yield Finding(
             "contradiction", len(other),
             f"{len(other):,} {plural(other, 'text has', 'texts have')} different labels{where}; the first is"
-            f" {one.where} and {second.where}{message}",
+            f" {one.where} and {second.where}{labels}",
         )  # fmt: skip
     if copies:
         one, again = copies[0]
@@ -157,35 +144,31 @@ def contradictions(
 
 
 def same_label(one: Any, other: Any) -> bool:
-    """Whether two labels say the same; the order of several names does not matter."""
-    if (
-        isinstance(one, tuple)
-        and isinstance(other, tuple)
-        and all(isinstance(name, str) for name in one + other)
-    ):
+    """Whether two labels are the same; the order of several names does not matter."""
+    tuples = isinstance(one, tuple) and isinstance(other, tuple)
+    if tuples and all(isinstance(name, str) for name in one + other):
         return one == other or (sorted(one) == sorted(other) and len(set(one)) == len(one))
     return bool(one == other)
 
 
 def suspicious_names(counts: Counter[str]) -> Iterator[Finding]:
-    """Names that look like one class, like a slip, or like no label."""
+    """Names that look like one class, like a typo, or like no label."""
+
+    def with_counts(names: Sequence[str]) -> list[str]:
+        return [f"{name!r} ({counts[name]:,})" for name in names]
+
     if groups := similar_names(counts):
-        listed = "; ".join(
-            " and ".join(f"{name!r} ({counts[name]:,})" for name in names) for names in groups[:SHOWN]
-        )
+        listed = "; ".join(" and ".join(with_counts(names)) for names in groups[:SHOWN])
         yield Finding(
             "alike", len(groups),
             f"labels that differ only in case, width, blanks or hyphens: {listed}{and_more(groups)}; did you mean one"
             " class?",
         )  # fmt: skip
     if pairs := likely_typos(counts):
-        listed = "; ".join(
-            f"{rare!r} ({counts[rare]:,}) beside {often!r} ({counts[often]:,})"
-            for rare, often in pairs[:SHOWN]
-        )
+        listed = "; ".join(" and ".join(with_counts(pair)) for pair in pairs[:SHOWN])
         yield Finding("misspelt", len(pairs), f"labels that may be misspelt: {listed}{and_more(pairs)}")
     if empty := missing_names(counts):
-        listed = ", ".join(f"{name!r} ({counts[name]:,})" for name in empty[:SHOWN])
+        listed = ", ".join(with_counts(empty[:SHOWN]))
         yield Finding(
             "missing", sum(counts[name] for name in empty),
             f"labels that usually mean that there is none: {listed}; they are taken as classes",
@@ -193,16 +176,15 @@ def suspicious_names(counts: Counter[str]) -> Iterator[Finding]:
 
 
 def classes_in_one_part(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
-    """Names that one part has and the rows to learn from do not, or the other way round."""
+    """Names of one part that the training rows do not have, or the reverse."""
     train = counts.get("train")
     for name, others in counts.items():
         if train is None or name == "train" or not others:
             continue
         if strange := [label for label in others if label not in train]:
             n = sum(others[label] for label in strange)
-            yield Finding(
-                "only in one file", n, f"{format_names(strange)}: only in {name} ({n:,}), never learnt"
-            )
+            message = f"{format_names(strange)}: only in {name} ({n:,}), not in train"
+            yield Finding("only in one file", n, message)
         if lacking := [label for label in train if label not in others]:
             n = sum(train[label] for label in lacking)
             yield Finding("only in one file", n, f"{format_names(lacking)}: in train ({n:,}), not in {name}")
@@ -214,12 +196,8 @@ def leaks(parts: Parts, keys: Mapping[str, Sequence[tuple[str, ...]]]) -> Iterat
     for number, name in enumerate(names):
         first = dict(zip(reversed(keys[name]), reversed(parts[name]), strict=True))
         for later in names[number + 1 :]:
-            both = [
-                (first[key], example)
-                for key, example in zip(keys[later], parts[later], strict=True)
-                if key in first
-            ]
-            if both:
+            keyed = zip(keys[later], parts[later], strict=True)
+            if both := [(first[key], example) for key, example in keyed if key in first]:
                 one, other = both[0]
                 rows, again = f"rows of {later}", f"that is in {name} too"
                 if (name, later) == ("train", "dev"):
@@ -232,23 +210,22 @@ def leaks(parts: Parts, keys: Mapping[str, Sequence[tuple[str, ...]]]) -> Iterat
 
 
 def format_names(names: Sequence[str]) -> str:
-    """The first of some names, and how many there are."""
-    listed = ", ".join(map(repr, names[:SHOWN]))
-    return listed + and_more(names)
+    """The first names, and how many more there are."""
+    return ", ".join(map(repr, names[:SHOWN])) + and_more(names)
 
 
 def and_more(listed: Sequence[Any]) -> str:
-    """How many are not listed."""
+    """The number of names that are not listed."""
     return f" and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
 
 
 def plural(counted: Any, one: str, several: str) -> str:
-    """The form of a word for so many."""
+    """The singular or plural form for what is counted."""
     return one if len(counted) == 1 else several
 
 
 def report_problems(task: Task, parts: Parts) -> None:
-    """`findings` as one line each, without what every split of small data has."""
+    """Report `find_problems`, without what every split of small data has."""
     usual = ("duplicate", "only in one file")
     for finding in find_problems(task, parts):
         if finding.kind not in usual:
@@ -259,10 +236,9 @@ def report_problems(task: Task, parts: Parts) -> None:
 
 
 def validate_files(data: Path, config: ValidateConfig) -> dict[str, Any]:
-    """Check a file of labelled rows for a task, and its dev and test rows with it, as JSON values; `config.init_from`
-    or `config.model`: the model to fine-tune, whose tokenizer and context decide how much of a text is read.
-
-    Raises UsageError for a task that is not known, DataError for a file that cannot be read at all.
+    """Check a file of labelled rows for a task, with its dev and test rows; a report as JSON values. The tokenizer and
+    context of `config.init_from` or `config.model` decide how much of a text is read. Raises UsageError for an unknown
+    task, DataError for a file that cannot be read at all.
     """
     cls = task_class(config.task)
     chosen = apply_overrides(cls.config(), config.task_settings)
@@ -291,13 +267,12 @@ def validate_files(data: Path, config: ValidateConfig) -> dict[str, Any]:
             errors.append({"file": str(data), "where": str(data), "message": str(error)})
         else:
             warnings += [Finding("note", 1, line) for line in lines]
-            examples = {
-                name: read_examples(built, part, checked[name]) for name, part in rows.items() if part
-            }
+            parts = {name: part for name, part in rows.items() if part}
+            examples = {name: read_examples(built, part, checked[name]) for name, part in parts.items()}
             warnings += find_problems(built, examples)
             warnings += long_texts(built, examples, *context)
             if not has_numeric_labels(built):
-                counts = Counter(n for example in examples["train"] for n in label_names(built, example))
+                counts = count_labels(built, examples["train"])
                 classes = {name: counts[name] for name in [*built.labels, *counts] if name in counts}
     return {
         "data": str(data), "task": config.task, "settings": config.task_settings, "ok": not errors,
@@ -310,15 +285,14 @@ def validate_files(data: Path, config: ValidateConfig) -> dict[str, Any]:
 def check_file(
     cls: type[Task], settings: Any, path: Path, config: ValidateConfig, *, trains: bool
 ) -> tuple[ValidationReport, list[Record]]:
-    """A file's rows that can be used, and what is wrong with the others."""
+    """The usable rows of a file, and what is wrong with the others."""
     spelled, faults = parse_columns(config.columns), list[RowProblem]()
     with captured_notices() as lines:
         records = read_records(path, spelled, encoding=config.encoding or "", problems=faults)
         if trains:
             records, faults = drop_held_out_files(path, records, faults)
-    checked = ValidationReport(
-        str(path), len(records) + len(faults), errors=unreadable_rows(faults), warnings=lines
-    )
+    n_rows = len(records) + len(faults)
+    checked = ValidationReport(str(path), n_rows, errors=unreadable_rows(faults), warnings=lines)
     if not records:
         return checked, []
     try:
@@ -346,7 +320,7 @@ def check_file(
 
 
 def read_examples(task: Task, records: list[Record], checked: ValidationReport) -> list[Example]:
-    """The examples of a file; rows without a text are counted as left out."""
+    """The examples of a file; counts rows without a text as left out."""
     with captured_notices() as lines:
         examples = task.make_examples(records, labelled=True)
     checked.warnings += lines
@@ -357,15 +331,15 @@ def read_examples(task: Task, records: list[Record], checked: ValidationReport) 
 
 
 def file_summary(checked: ValidationReport) -> dict[str, Any]:
-    """A file's figures as JSON values."""
-    return {key: value for key, value in asdict(checked).items() if key != "errors"} | {
-        "invalid": len(checked.errors)
-    }
+    """The report of a file as JSON values."""
+    summary = asdict(checked)
+    summary["invalid"] = len(summary.pop("errors"))
+    return summary
 
 
 @contextlib.contextmanager
 def captured_notices() -> Iterator[list[str]]:
-    """Lines that would go to standard error, as a list once the block is left."""
+    """The lines that the block writes to standard error, complete after it."""
     lines: list[str] = []
     with contextlib.redirect_stderr(io.StringIO()) as written:
         yield lines
@@ -373,37 +347,31 @@ def captured_notices() -> Iterator[list[str]]:
 
 
 def model_context(run: Path | None, family: str | None) -> tuple[Tokenizer | None, int | None]:
-    """The tokenizer of a run, and how much of a text its model reads; of a new model without a tokenizer."""
+    """The tokenizer of a run and the context of its model; for a new model no tokenizer."""
     if run is not None:
         model, tokenizer, _ = load_for_task(run)
         return tokenizer, input_template(model.config, tokenizer).max_length
     cls, _ = family_of(family or "encoder")
     if issubclass(cls, CountBased):
         return None, None
-    return None, cls.config_for_size(n_layer=2, d_model=256, context_length=USUAL_CONTEXT).get(
-        "context_length"
-    )
+    values = cls.config_for_size(n_layer=2, d_model=256, context_length=USUAL_CONTEXT)
+    return None, values.get("context_length")
 
 
 def long_texts(
     task: Task, parts: Parts, tokenizer: Tokenizer | None, context: int | None
 ) -> Iterator[Finding]:
-    """How long texts are against what a model reads: in tokens, without a tokenizer in words or characters."""
+    """Texts longer than the model reads, in tokens; without a tokenizer in words or characters."""
     examples = [example for part in parts.values() for example in part]
     limits = [limit for limit in (context, getattr(task.settings, "longest", 0)) if limit]
     if not examples or not limits:
         return
     if tokenizer is not None:
-        unit, flat = (
-            "tokens",
-            iter(tokenizer.encode_batch([text for example in examples for text in example.texts])),
-        )
+        unit = "tokens"
+        flat = iter(tokenizer.encode_batch([text for example in examples for text in example.texts]))
         lengths = [sum(len(next(flat)) for _ in example.texts) for example in examples]
     else:
-        joined = [
-            "".join(example.texts) if task.name == "tagging" else " ".join(example.texts)
-            for example in examples
-        ]
+        joined = [("" if task.name == "tagging" else " ").join(example.texts) for example in examples]
         unit = "words" if has_blanks(joined[:1000]) else "characters"
         lengths = [len(text.split()) if unit == "words" else len(text) for text in joined]
     over = [n for n in lengths if n > min(limits)]
