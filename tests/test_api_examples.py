@@ -13,7 +13,7 @@ import pytest
 
 import textus
 from textus import api
-from textus.cli.help import flat_verbs
+from textus.cli.help import flat_commands
 
 DOG = "the dog sat on the log and the cat sat on the mat"
 FILMS = [
@@ -109,7 +109,7 @@ COMMAND_FUNCTIONS = {
 """Command → its function where that has another name; None: a program, not a step of one."""
 
 
-@pytest.mark.parametrize("command", flat_verbs())
+@pytest.mark.parametrize("command", flat_commands())
 def test_every_command_is_a_function_of_the_package(command: str) -> None:
     name = COMMAND_FUNCTIONS.get(command, command)
     assert name is None or name in EXAMPLES, f"textus {command} has no function; add it to textus.api"

@@ -238,7 +238,7 @@ def test_any_text_comes_back_and_any_labels_move(text: str, places: list[tuple[i
     [
         (
             {"text": "a b", "entities": [{"start": 2, "end": 9}]},
-            "the label from 2 to 9 lies outside of 'text'",
+            "the label from 2 to 9 is outside of 'text'",
         ),
         ({"context": "a", "answers": [{"text": "c", "start": 0}]}, "the answer 'c' is not in its context"),
         ({"text": "a b", "label": {"x": [1]}}, "'label' is {'x': [1]}; wanted a list of {start, end, label}"),
@@ -512,7 +512,7 @@ def test_finetune_augments_what_it_learns_from_alone(
     ("how", "complaint"),
     [
         ({"ops": "swp"}, "did you mean 'swap'"),
-        ({"ops": ""}, "say how rows are changed: --ops swap"),
+        ({"ops": ""}, "choose how rows are changed: --ops swap"),
         ({"ops": "swap", "copies": 0}, "augment.copies=0: must be at least 1"),
         ({"ops": "swap", "rate": 1.5}, "augment.rate=1.5: must be above 0"),
         ({"ops": "infill"}, "infill needs an encoder"),

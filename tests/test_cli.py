@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from textus.cli import demo
-from textus.cli.help import flat_verbs, overview
+from textus.cli.help import flat_commands, overview
 from textus.cli.main import main
 from textus.core.errors import RunError
 from textus.core.io import check_output_dir
@@ -101,11 +101,11 @@ def test_starting_takes_less_than_three_tenths_of_a_second(command: list[str]) -
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {name} " in shown for name in flat_verbs())
+    assert all(f"  {name} " in shown for name in flat_commands())
     assert max(map(len, shown.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", sorted(flat_verbs()))
+@pytest.mark.parametrize("name", sorted(flat_commands()))
 def test_every_verb_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*name.split(), "--help"]) == 0
     shown = capsys.readouterr().out

@@ -141,7 +141,7 @@ def test_from_text_to_answers_by_commands(tmp_path: Path, capsys: pytest.Capture
     still = ["train.steps=1", "optim.rate=1e-12"]
     again = {"init_from": tmp_path / "read", "task": "question-answering", "overrides": still}
     run = api.finetune(few, dev=rows, out=tmp_path / "run", **again)
-    assert "the head of question-answering goes on" in capsys.readouterr().err
+    assert "the head of question-answering continues" in capsys.readouterr().err
     before, after = (
         load(item)[0].heads["question-answering"].out.weight.detach()
         for item in (tmp_path / "read", run.path)

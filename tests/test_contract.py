@@ -314,7 +314,7 @@ def check_parameter_groups(model: LanguageModel) -> None:
     assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
 
 
-def check_learning_goes_on_after_generating(model: LanguageModel) -> None:
+def check_learning_continues_after_generating(model: LanguageModel) -> None:
     """Nothing made while generating (in inference mode) is left in the way of gradients."""
     pupil = copy.deepcopy(model)
     generate(pupil, [1, 2], SamplingParams(max_tokens=3), None)
@@ -325,7 +325,7 @@ def check_learning_goes_on_after_generating(model: LanguageModel) -> None:
 CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]
 WITH_GRADIENTS = [
     check_accumulated_learning,
-    check_learning_goes_on_after_generating,
+    check_learning_continues_after_generating,
 ]
 
 
@@ -335,7 +335,7 @@ GENERATING = [
     check_select_and_join,
     check_engine_equals_generate,
     check_same_seed_same_text,
-    check_learning_goes_on_after_generating,
+    check_learning_continues_after_generating,
 ]
 
 
@@ -419,7 +419,7 @@ FAULTS: dict[Callable[[LanguageModel], None], list[type[Sound]]] = {
     check_accumulated_learning: [Means, Weightless],
     check_documents_do_not_see_each_other: [ReadsOn],
     check_parameter_groups: [Ungrouped],
-    check_learning_goes_on_after_generating: [Keeps],
+    check_learning_continues_after_generating: [Keeps],
 }
 
 

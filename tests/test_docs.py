@@ -13,7 +13,7 @@ import promises
 import pytest
 
 from textus.cli.app import build_app
-from textus.cli.help import example, flat_verbs, page, reference
+from textus.cli.help import example, flat_commands, page, reference
 from textus.cli.reference import errors_page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -37,20 +37,20 @@ def test_the_reference_is_what_the_code_shows() -> None:
     assert (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8") == errors_page(), "run: make docs"
 
 
-@pytest.mark.parametrize("name", sorted(flat_verbs()))
+@pytest.mark.parametrize("name", sorted(flat_commands()))
 def test_every_verb_has_one_real_example(name: str) -> None:
-    command = example(flat_verbs()[name])
+    command = example(flat_commands()[name])
     assert f"textus {name}" in command
     assert "\n" not in command
     assert command in page(build_app(), name)
 
 
-@pytest.mark.parametrize("name", sorted(set(flat_verbs()) - {"bench"}))
+@pytest.mark.parametrize("name", sorted(set(flat_commands()) - {"bench"}))
 def test_the_examples_are_understood_by_the_parser(name: str) -> None:
-    command = example(flat_verbs()[name])
+    command = example(flat_commands()[name])
     words = re.findall(r'"[^"]*"|\S+', command[command.index("textus ") :])[1:]
     function, _, _ = build_app().parse_args(words, print_error=False, exit_on_error=False)
-    assert function is flat_verbs()[name]
+    assert function is flat_commands()[name]
 
 
 def test_both_readmes_show_the_same_commands() -> None:
@@ -61,7 +61,7 @@ def test_both_readmes_show_the_same_commands() -> None:
 
 def test_every_command_of_the_papers_is_understood() -> None:
     papers = [REPOSITORY / name for name in READMES] + sorted((REPOSITORY / "docs").rglob("*.md"))
-    verbs = set(flat_verbs()) | {name.split()[0] for name in flat_verbs()}
+    verbs = set(flat_commands()) | {name.split()[0] for name in flat_commands()}
     unknown = [
         f"{path.name}: {line}"
         for path in papers

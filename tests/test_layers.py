@@ -106,10 +106,10 @@ LAYERS = {
         __init__ params streaming
         sampling
         engine
-        completion
+        beam completion
     """,
     "runs": """
-        __init__ tensorboard
+        __init__ record tensorboard
         store
     """,
     "augment": """

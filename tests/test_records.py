@@ -355,7 +355,7 @@ def test_texts_next_to_tables_are_reported(tmp_path: Path, capsys: pytest.Captur
     write(tmp_path / "in" / "a.csv", "text,label\na,1\n")
     write(tmp_path / "in" / "README.txt", "about")
     assert values(tmp_path / "in") == [{"text": "a", "label": "1"}]
-    assert "left out, a text beside tables or outside of any class: 1" in capsys.readouterr().err
+    assert "left out, a text next to tables or outside of any class: 1" in capsys.readouterr().err
 
 
 # ── repair ─────────────────────────────────────────────────────────────────────────────────────

@@ -423,7 +423,7 @@ def test_heads_continue_by_name_and_classes_and_others_are_left_behind(
         folder / "tones.jsonl", init_from=several.path, out=tmp_path / "m", extra_tasks=also, overrides=still
     )
     err = capsys.readouterr().err
-    assert "the head of where goes on from what it learnt" in err
+    assert "the head of where continues from what it learned" in err
     assert "heads of other tasks are left behind: tagging" in err
     for name in ("classification", "where"):
         new, old = (item.model.heads[name].out.weight for item in (more, several))  # type: ignore[union-attr]

@@ -25,7 +25,7 @@ from textus.core.locks import exclusive_lock
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.hyperparameters import SearchRange, parse_span, search_space
 from textus.runs.store import open_run
-from textus.training.pretrain import found_of
+from textus.training.pretrain import last_metrics
 
 pytest.importorskip("optuna")
 
@@ -77,7 +77,7 @@ def test_the_best_run_is_made_again_by_the_command_that_is_reported(
     assert main([str(tmp_path / "again") if word == "FOLDER" else word for word in words[1:]]) == 0
     again, best = tmp_path / "again", Path(search["run"])
     assert sha256(again / "model.safetensors") == sha256(best / "model.safetensors")
-    figure = -found_of(open_run(again))["criterion"]
+    figure = -last_metrics(open_run(again))["criterion"]
     assert figure == search["figure"] == max(trial["figure"] for trial in search["trials"] if trial["figure"])
 
 

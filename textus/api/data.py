@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def rows_beside(out: Path, task: str, **given: Any) -> Iterator[list[Any]]:
-    """Files as they are; rows of Python as files beside `out`, OUT.NAME.jsonl, from which a run is resumed. Where the
+def input_rows(out: Path, task: str, **given: Any) -> Iterator[list[Any]]:
+    """Files as they are; rows of Python as files next to `out`, OUT.NAME.jsonl, from which a run is resumed. Where the
     block fails before there is a run at `out`, they are removed, and what was in their place is put back.
     """
     before, replaced = contents(out), dict[Path, bytes | None]()
@@ -43,7 +43,7 @@ def contents(out: Path) -> dict[Path, bytes]:
 
 
 def kept_rows(data: Any, out: Path, name: str, task: str, replaced: dict[Path, bytes | None]) -> Any:
-    """A file as it is; rows of Python as a file beside the run, what was there before in `replaced`."""
+    """A file as it is; rows of Python as a file next to the run, what was there before in `replaced`."""
     if data is None or isinstance(data, str | Path):
         return data
     from textus.data.inputs import labelled_rows

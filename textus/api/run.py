@@ -17,6 +17,7 @@ from textus.core.requests import build_request
 from textus.evaluation.config import EvalConfig
 from textus.generation.params import SamplingParams, sampling_params
 from textus.reporting.html import check_report_folder
+from textus.runs.record import RunRecord
 from textus.tasks.config import task_settings
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     @cached_property
-    def record(self) -> dict[str, Any]:
-        """What run.json says: family, config, corpus, seed, choices, steps, best figures, versions."""
+    def record(self) -> RunRecord:
+        """The content of run.json: family, config, corpus, seed, choices, steps, best figures, versions."""
         from textus.runs.store import open_run as opened
 
         return opened(self.path).record
@@ -100,7 +101,7 @@ class Run:
         return task_from_record(record_for_task(self.record, name, self.path))
 
     def require_language_model(self) -> None:
-        """UsageError for a run that was fine-tuned for a task: what it makes of text is not what it was taught."""
+        """UsageError for a run that was fine-tuned for a task: it no longer predicts text."""
         if self.tasks:
             which = f" --task {self.tasks[0]}" if len(self.tasks) > 1 else ""
             raise UsageError(
@@ -133,9 +134,9 @@ class Run:
         from textus.tasks.prediction import make_predictor
         from textus.tasks.registry import record_for_task
 
-        asked = self.get_task(task)
-        record = record_for_task(self.record, asked.head_name, self.path)
-        return make_predictor(self.model, self.tokenizer, asked, record, self.path)
+        chosen = self.get_task(task)
+        record = record_for_task(self.record, chosen.head_name, self.path)
+        return make_predictor(self.model, self.tokenizer, chosen, record, self.path)
 
     def predict(
         self,
@@ -148,8 +149,8 @@ class Run:
     ) -> Any:
         """The task's answer to one text (a string), or a list of answers: to texts, pairs of texts, rows (dictionaries,
         a DataFrame), or the rows of a file (a Path), each with its line and id. `task`: the name of one, of a run that
-        has learnt several. `skip_invalid`: the share of a file's rows that may be left out because they cannot be used,
-        such as "5%", or "all".
+        has learned several. `skip_invalid`: the share of a file's rows that may be left out because they cannot be
+        used, such as "5%", or "all".
 
         Raises UsageError for what holds no texts, DataError for a file that the task cannot read.
         """
@@ -261,12 +262,12 @@ class Run:
         if out is not None:
             extraction.format_for(to_path(out, "out"), force=force)
         options = self.text_options(file, ReadOptions(columns, encoding), entities)
-        found = extraction.extract_triples(
+        result = extraction.extract_triples(
             to_path(file, "file"), to_path(entities, "entities"), self.path, options
         )
         if out is not None:
-            extraction.write_triples(to_path(out, "out"), found["triples"], force=force)
-        return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
+            extraction.write_triples(to_path(out, "out"), result["triples"], force=force)
+        return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **result}
 
     def text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
         """How a file of texts is read: as given, else in the encoding of the rows that this run (and `others`) was
@@ -280,10 +281,10 @@ class Run:
         return resolve_options(to_path(file, "file"), given, ReadOptions(encoding=trained.encoding))
 
     def as_task(self, name: str, settings: Sequence[str] = ()) -> Task:
-        """A task the run has learnt, by its name, or similarity for a run that has not learnt it; `settings` are
+        """A task the run has learned, by its name, or similarity for a run that has not learned it; `settings` are
         assignments to its fields, such as "pooling=cls".
 
-        Raises UsageError for another task, or settings of one that is learnt.
+        Raises UsageError for another task, or settings of one that is learned.
         """
         from textus.tasks.registry import registered_tasks
 
@@ -291,7 +292,7 @@ class Run:
             if settings:
                 raise UsageError(
                     "option_not_applicable",
-                    f"--set task.{settings[0]}: {self.path} has learnt {name} as it is; leave it out",
+                    f"--set task.{settings[0]}: {self.path} has learned {name} as it is; leave it out",
                 )
             return self.get_task(name)
         from textus.tasks.registry import task_class
@@ -349,13 +350,13 @@ class Run:
         from textus.evaluation.robustness import evaluate_robustness
         from textus.tasks.registry import record_for_task
 
-        words, asked = to_optional_path(vectors, "vectors"), self.get_task(task)
-        trained = run_read_options(record_for_task(self.record, asked.head_name, self.path))
+        words, chosen = to_optional_path(vectors, "vectors"), self.get_task(task)
+        trained = run_read_options(record_for_task(self.record, chosen.head_name, self.path))
         options = resolve_options(to_path(on, "on"), ReadOptions(columns, encoding), trained)
-        found = evaluate_robustness(
-            self.model, asked, self.tokenizer, to_path(on, "on"), options=options, vectors=words
+        report = evaluate_robustness(
+            self.model, chosen, self.tokenizer, to_path(on, "on"), options=options, vectors=words
         )
-        return {"run": str(self.path), "on": str(on), "task": asked.head_name, **found}
+        return {"run": str(self.path), "on": str(on), "task": chosen.head_name, **report}
 
     @with_options(SamplingParams)
     def stream(self, prompt: str = "", params: SamplingParams | None = None, **options: Any) -> DecodedStream:
@@ -386,7 +387,7 @@ class Run:
     def stream_chat(
         self, messages: Sequence[dict[str, str]], params: SamplingParams | None = None, **options: Any
     ) -> DecodedStream:
-        """The answer to a conversation of {"role", "content"} messages, in pieces; `reason` tells how it ended.
+        """The answer to a conversation of {"role", "content"} messages, in pieces; `reason` is how it ended.
 
         A run that was not trained on conversations reads them as one plain text, one line per message, and continues it
         by one line. When the conversation and `max_tokens` are longer than the context, the oldest turns are left out,

@@ -74,17 +74,19 @@ def show(path: str | Path | Run) -> dict[str, Any]:
     from textus.evaluation import inspection
 
     run = open_run(path)
-    found = inspection.describe(run.model, name=run.path.resolve().name, family=run.record.get("family"))
+    description = inspection.describe(
+        run.model, name=run.path.resolve().name, family=run.record.get("family")
+    )
     kept = (
-        "task", "labels", "steps", "seed", "best", "preset", "corpus", "tokenizer", "imported", "parent", "command",
+        "task", "labels", "steps", "seed", "best", "corpus", "tokenizer", "imported", "parent", "command",
         "versions", "isa",
     )  # fmt: skip
-    facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
+    facts = {name: value for name, value in run.record.items() if name in kept and value is not None}
     if extra := run.record.get("extra_tasks"):
         facts["extra_tasks"] = {
             name: {key: task[key] for key in ("task", "labels")} for name, task in extra.items()
         }
-    return {"run": str(run.path), **facts, **found, "mermaid": inspection.format_mermaid(found)}
+    return {"run": str(run.path), **facts, **description, "mermaid": inspection.format_mermaid(description)}
 
 
 def doctor() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from textus.api.data import rows_beside
+from textus.api.data import input_rows
 from textus.api.run import Run
 from textus.api.signatures import with_options
 from textus.core import io
@@ -280,5 +280,5 @@ def finetuning_request(
     """The request of a fine-tuning with its files; rows of Python are written next to `out`."""
     dev = options.pop("dev", config.dev if config else None)
     request = build_request(cls, config, options)
-    with rows_beside(out, request.task, rows=data, dev=dev) as (rows, held_out):
+    with input_rows(out, request.task, rows=data, dev=dev) as (rows, held_out):
         yield replace(request, data=to_path(rows, "data"), dev=to_optional_path(held_out, "dev"))

@@ -1,4 +1,4 @@
-"""More rows from few: copies of labelled rows that say the same a little differently, their labels still right.
+"""More rows from few: copies of labelled rows in slightly different words, with labels that are still right.
 
 A copy follows from the seed, the row and its number alone, so the order of rows changes nothing. Every row carries
 `origin`, the row it came from, and a copy also `augmented`, what was done: whoever holds rows out can keep copies of
@@ -33,46 +33,46 @@ LABEL_FIELDS = ("label", "score", "tags", "answers", "id", "origin", "augmented"
 
 
 def origin_id(values: RowValues) -> str:
-    """What a row is known by: the row it was made from, else what it says, labels left out."""
+    """The identity of a row: the row it was made from, else a hash of its text without labels."""
     if isinstance(values.get("origin"), str):
         return str(values["origin"])
-    said = [
+    content = [
         value for name, value in values.items() if name not in LABEL_FIELDS and isinstance(value, str | list)
     ]
-    return fingerprint(said)
+    return fingerprint(content)
 
 
 def make_operations(settings: AugmentConfig) -> dict[str, Operation]:
-    """The operations asked for, what they stand on read. UsageError for none, or where a source is missing."""
+    """The operations requested, with their resources read. UsageError for none, or where a source is missing."""
     if not settings.names:
         raise UsageError(
             "missing_argument",
-            f"say how rows are changed: --ops swap,delete,…; known: {', '.join(OPERATIONS)}",
+            f"choose how rows are changed: --ops swap,delete,…; known: {', '.join(OPERATIONS)}",
         )
     known = synonym_source(settings) if {"synonyms", "insert"} & set(settings.names) else None
     if "infill" in settings.names and not settings.encoder:
         raise UsageError(
             "missing_argument", "infill needs an encoder: --encoder RUN (or --set augment.encoder=RUN)"
         )
-    found: dict[str, Operation] = {}
+    by_name: dict[str, Operation] = {}
     for name in settings.names:
         if name == "infill":
-            found[name] = make_infill(Path(settings.encoder))
+            by_name[name] = make_infill(Path(settings.encoder))
         elif name in ("synonyms", "insert"):
             assert known is not None
-            found[name] = (
+            by_name[name] = (
                 operations.make_synonyms(known) if name == "synonyms" else operations.make_insert(known)
             )
         elif name in ("swap", "delete"):
-            found[name] = operations.swap if name == "swap" else operations.delete
+            by_name[name] = operations.swap if name == "swap" else operations.delete
         else:
             change = {
                 "typos": operations.make_typo,
                 "ocr": operations.ocr_error,
                 "pinyin": operations.homophone,
             }[name]
-            found[name] = operations.make_word_operation(change)
-    return found
+            by_name[name] = operations.make_word_operation(change)
+    return by_name
 
 
 def synonym_source(settings: AugmentConfig) -> Synonyms:
@@ -83,17 +83,17 @@ def synonym_source(settings: AugmentConfig) -> Synonyms:
 
     @lru_cache(maxsize=100_000)
     def near(word: str) -> list[str]:
-        spelling = next((each for each in (word, word.lower()) if each in known), None)
+        spelling = next((form for form in (word, word.lower()) if form in known), None)
         if spelling is None:
             return []
         others = known.similar(spelling, N_NEIGHBOURS)
-        return [each for each, cosine in others if cosine >= MIN_COSINE and each.isalpha()]
+        return [neighbour for neighbour, cosine in others if cosine >= MIN_COSINE and neighbour.isalpha()]
 
     return near
 
 
 def content_hash(taken: TokenizedRecord, row: RowValues) -> str:
-    """What a row says, hashed: two copies that say the same are one."""
+    """A hash of a row's text: two equal copies are one."""
     return fingerprint([row[name] for name in taken.fields])
 
 
@@ -119,7 +119,7 @@ class Augmenter:
     def augment(self, values: RowValues, where: str = "the row") -> list[RowValues]:
         """The copies of one row: each by one operation, all of them in turn; fewer where none could change it."""
         taken, origin = tokenize_record(values, where), origin_id(values)
-        said, found = {content_hash(taken, values)}, list[RowValues]()
+        seen, copies_made = {content_hash(taken, values)}, list[RowValues]()
         names = list(self.operations)
         first = derive_seed(self.settings.seed, "first operation", origin)
         for number in range(self.settings.copies):
@@ -127,15 +127,15 @@ class Augmenter:
             for turn in range(len(names)):
                 name = names[(first + number + turn) % len(names)]
                 copy = apply_operation(taken, self.operations[name], random, self.settings.rate)
-                if (key := content_hash(taken, copy)) not in said:
-                    said.add(key)
+                if (key := content_hash(taken, copy)) not in seen:
+                    seen.add(key)
                     self.made[name] += 1
-                    found.append({**copy, "origin": origin, "augmented": name})
+                    copies_made.append({**copy, "origin": origin, "augmented": name})
                     break
                 self.refused[name] += 1
             else:
                 self.missing += 1
-        return found
+        return copies_made
 
     def summary(self, n_rows: int) -> str:
         """One line: what was made, and what was not."""
@@ -148,19 +148,19 @@ class Augmenter:
 
 
 def augment_records(records: Sequence[Record], settings: AugmentConfig) -> list[Record]:
-    """The rows, each with its origin, and after each its copies; what was made is told.
+    """The rows, each with its origin, and after each its copies; what was made is reported.
 
     Raises DataError for rows without a text, with labels outside of it, or already augmented.
     """
-    if already := [each for each in records if "augmented" in each.values]:
+    if already := [record for record in records if "augmented" in record.values]:
         raise DataError(
             "rows_already_augmented",
             f"{already[0].where} is a copy already, as {len(already):,} rows are; augment the rows they were made from",
         )
-    augmenter, found = Augmenter(settings), list[Record]()
+    augmenter, copied = Augmenter(settings), list[Record]()
     for record in records:
-        found.append(Record({**record.values, "origin": origin_id(record.values)}, record.where))
+        copied.append(Record({**record.values, "origin": origin_id(record.values)}, record.where))
         copies = augmenter.augment(record.values, record.where)
-        found += [Record(copy, f"{record.where}, copy {n}") for n, copy in enumerate(copies, 1)]
+        copied += [Record(copy, f"{record.where}, copy {n}") for n, copy in enumerate(copies, 1)]
     log_notice(augmenter.summary(len(records)))
-    return found
+    return copied

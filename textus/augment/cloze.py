@@ -1,8 +1,8 @@
-"""Questions made of plain text, for little data of a person's own to stand on: a stretch of a sentence is asked for by
+"""Questions made from plain text, to train on before scarce data of one's own: a span of a sentence is the answer to
 the words around it.
 
-Of a document's sentence a few words become the answer, a question word stands for them, and words around it are the
-question, some left out; the context is the passage the sentence stands in. A reader that learns from such rows first
+Of a document's sentence a few words become the answer, a question word represents them, and words around it are the
+question, some left out; the context is the passage of the sentence. A reader that learns from such rows first
 has found out where in a context the words of a question are, before it meets a real one. After Lewis, Denoyer and
 Riedel 2019 (cloze translation), simplified; see also Ram et al. 2021.
 """
@@ -24,7 +24,7 @@ SENTENCE = re.compile(r"[^.!?。！？；\n]+(?:[.!?](?!\s)[^.!?。！？；\n]*
 """A full stop within a number or a name does not end one."""
 LEAST_WORDS, LEAST_SENTENCES = 8, 3
 CONTEXT_WORDS = 14
-"""Words of a sentence on each side of the answer that may be asked with."""
+"""Words on each side of the answer that a question may contain."""
 NAME_SHARE = 0.5
 """Share of questions for a name or a number, where a sentence has some: what people mostly ask for."""
 QUESTION_WORDS = {
@@ -42,7 +42,7 @@ def make_clozes(texts: Iterable[str], settings: ClozeConfig) -> Iterator[dict[st
     for text in texts:
         for passage in split_passages(text, settings.longest):
             random = Random(derive_seed(settings.seed, "cloze", fingerprint([passage])))
-            sentences = [(found.start(), found[0]) for found in SENTENCE.finditer(passage)]
+            sentences = [(match.start(), match[0]) for match in SENTENCE.finditer(passage)]
             if len(sentences) < LEAST_SENTENCES:
                 continue
             for start, sentence in random.sample(sentences, min(settings.questions, len(sentences))):
@@ -53,16 +53,16 @@ def make_clozes(texts: Iterable[str], settings: ClozeConfig) -> Iterator[dict[st
 
 
 def split_passages(text: str, longest: int) -> Iterator[str]:
-    """Whole sentences that stand together, of at most `longest` characters; a longer sentence is left out."""
+    """Consecutive whole sentences of at most `longest` characters; a longer sentence is left out."""
     begin = end = 0
-    for found in SENTENCE.finditer(text):
-        if found.end() - begin > longest:
+    for match in SENTENCE.finditer(text):
+        if match.end() - begin > longest:
             if end > begin:
                 yield text[begin:end].strip()
-            begin = found.start()
-        if found.end() - found.start() > longest:
-            begin = found.end()
-        end = found.end()
+            begin = match.start()
+        if match.end() - match.start() > longest:
+            begin = match.end()
+        end = match.end()
     if end > begin:
         yield text[begin:end].strip()
 
@@ -114,6 +114,6 @@ def pick_answer(words: Words, random: Random, more: float) -> tuple[int, int] | 
 
 def answer_kind(answer: str, first: int) -> str:
     """What an answer looks like; the first word of a sentence is capital for another reason."""
-    if any(each.isdigit() for each in answer):
+    if any(character.isdigit() for character in answer):
         return "number"
     return "name" if first and answer[0].isupper() else "other"

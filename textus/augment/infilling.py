@@ -20,7 +20,7 @@ LIKELIEST = 10
 
 
 def make_infill(run: Path) -> Operation:
-    """The operation by the encoder of a run; UsageError for a run that cannot say what stands at a hidden place."""
+    """The operation by the encoder of a run; UsageError for a run that cannot predict masked words."""
     model, tokenizer, record = load(run)
     if record["family"] != "encoder":
         raise UsageError(
@@ -30,7 +30,7 @@ def make_infill(run: Path) -> Operation:
     if record.get("imported") and not model.config.mlm_transform:
         raise UsageError(
             "unsupported_model",
-            f"augment.encoder={run}: it came without the part that says what stands at a hidden place; train one here:"
+            f"augment.encoder={run}: it came without the head that predicts masked words; train one here:"
             " textus train CORPUS --model encoder",
         )
     model.eval()
@@ -54,30 +54,30 @@ def make_infill(run: Path) -> Operation:
             blank = unit.trailing_space
         ids = [*ids[: longest - 1], tokenizer.end_id]
         logits = model(torch.tensor([ids]))[0]
-        found = list(units)
+        changed = list(units)
         for number, at in holes.items():
             if at < len(ids) - 1 and (word := sample_word(logits[at], whole, units[number].text, random)):
-                found[number] = replace(units[number], text=word)
-        return found if found != units else None
+                changed[number] = replace(units[number], text=word)
+        return changed if changed != units else None
 
     return operation
 
 
 def words_by_id(tokenizer: Any) -> list[str]:
-    """What each id says where it is a whole word or a Chinese character; empty for pieces, marks and negations."""
+    """The text of each id that is a whole word or a Chinese character; empty for pieces, marks and negations."""
     spaced = tokenizer.kind in ("bpe", "unigram", "sentencepiece")
-    found = []
-    for said, starts in zip(tokenizer.vocabulary, tokenizer.word_starts, strict=True):
-        word = said.decode("utf-8", errors="ignore")
+    words = []
+    for piece, starts in zip(tokenizer.vocabulary, tokenizer.word_starts, strict=True):
+        word = piece.decode("utf-8", errors="ignore")
         plain = word.strip()
         inside = spaced and not word[:1].isspace() and plain.isascii()
         usable = starts and plain.isalpha() and not inside and not is_negation(plain)
-        found.append(plain if usable else "")
-    return found
+        words.append(plain if usable else "")
+    return words
 
 
 def sample_word(logits: Any, whole: list[str], before: str, random: Random) -> str | None:
-    """One of the likeliest words other than the one that was there; None where there is none."""
+    """One of the likeliest words other than the one that was there; None where it is missing."""
     order = logits.argsort(descending=True, stable=True)[: 20 * LIKELIEST].tolist()
     known = [n for n in order if whole[n] and whole[n].lower() != before.lower()][:LIKELIEST]
     if not known:

@@ -1,4 +1,4 @@
-"""Ways to say the same a little differently: one function an operation, on the units of a text.
+"""Ways to change the words of a text and keep its meaning: one function per operation, on the units of a text.
 
 Swap, deletion, insertion and replacement by synonyms are EDA's (Wei and Zou 2019); slips of the keyboard and of
 scanners, and Chinese characters of like sound, are what people and machines do to texts. Words with labels and words
@@ -56,26 +56,26 @@ def n_edits(units: Tokens, rate: float) -> int:
 
 def swap(units: Tokens, random: Random, rate: float) -> Tokens | None:
     """Two words change places, again and again."""
-    places, found = movable_positions(units), list(units)
+    places, changed = movable_positions(units), list(units)
     if len({units[place].text for place in places}) < 2:
         return None
     for _ in range(n_edits(units, rate)):
         a, b = random.sample(places, 2)
-        first, second = found[a], found[b]
-        found[a] = replace(first, text=second.text, tag=second.tag)
-        found[b] = replace(second, text=first.text, tag=first.tag)
-    return found
+        first, second = changed[a], changed[b]
+        changed[a] = replace(first, text=second.text, tag=second.tag)
+        changed[b] = replace(second, text=first.text, tag=first.tag)
+    return changed
 
 
 def delete(units: Tokens, random: Random, rate: float) -> Tokens | None:
     """Words are left out; one is always kept, and whatever keeps two labels apart."""
-    found = list(units)
+    changed = list(units)
     for _ in range(n_edits(units, rate)):
-        places = [place for place in movable_positions(found) if not is_between_labels(found, place)]
-        if not places or sum(unit.text != "" for unit in found) < 2:
+        places = [place for place in movable_positions(changed) if not is_between_labels(changed, place)]
+        if not places or sum(unit.text != "" for unit in changed) < 2:
             break
-        found = remove_token(found, random.choice(places))
-    return found if len(found) < len(units) else None
+        changed = remove_token(changed, random.choice(places))
+    return changed if len(changed) < len(units) else None
 
 
 def make_insert(synonyms: Synonyms) -> Operation:
@@ -85,16 +85,16 @@ def make_insert(synonyms: Synonyms) -> Operation:
         known = [
             others for place in movable_positions(units) if (others := replacements(units[place], synonyms))
         ]
-        found = list(units)
+        changed = list(units)
         for _ in range(n_edits(units, rate) if known else 0):
             word = random.choice(random.choice(known))
-            kept = negated_span(found)
+            kept = negated_span(changed)
             gaps = [
-                n for n in range(1, len(found))
-                if not (found[n - 1].is_labelled and found[n].is_labelled) and not {n - 1, n} <= kept
-            ] + [len(found)]  # fmt: skip
-            found = insert_word(found, random.choice(gaps), word)
-        return found if known else None
+                n for n in range(1, len(changed))
+                if not (changed[n - 1].is_labelled and changed[n].is_labelled) and not {n - 1, n} <= kept
+            ] + [len(changed)]  # fmt: skip
+            changed = insert_word(changed, random.choice(gaps), word)
+        return changed if known else None
 
     return operation
 
@@ -113,14 +113,14 @@ def make_synonyms(known: Synonyms) -> Operation:
     """Words are replaced by others of the same sense."""
 
     def operation(units: Tokens, random: Random, rate: float) -> Tokens | None:
-        found, places = list(units), editable_positions(units)
+        changed, places = list(units), editable_positions(units)
         random.shuffle(places)
         left = n_edits(units, rate)
         for place in places:
             if left and (others := replacements(units[place], known)):
-                found[place] = replace(units[place], text=random.choice(others))
+                changed[place] = replace(units[place], text=random.choice(others))
                 left -= 1
-        return found if left < n_edits(units, rate) else None
+        return changed if left < n_edits(units, rate) else None
 
     return operation
 
@@ -131,7 +131,11 @@ def replacements(unit: WordToken, known: Synonyms) -> list[str]:
     if word.lower() in GRAMMAR.split():
         return []
     write = str.upper if word.isupper() and len(word) > 1 else str.title if word.istitle() else str
-    return [write(each) for each in known(word) if each.lower() != word.lower() and not is_negation(each)]
+    return [
+        write(synonym)
+        for synonym in known(word)
+        if synonym.lower() != word.lower() and not is_negation(synonym)
+    ]
 
 
 # ── letters ────────────────────────────────────────────────────────────────────────────────────
@@ -140,7 +144,7 @@ def replacements(unit: WordToken, known: Synonyms) -> list[str]:
 @cache
 def neighbours() -> dict[str, str]:
     """Key → the keys around it."""
-    found = {}
+    by_key = {}
     for y, row in enumerate(KEYBOARD_ROWS):
         for x, key in enumerate(row):
             near = [(y, x - 1), (y, x + 1), (y - 1, x), (y - 1, x + 1), (y + 1, x - 1), (y + 1, x)]
@@ -149,8 +153,8 @@ def neighbours() -> dict[str, str]:
                 for b, a in near
                 if 0 <= b < len(KEYBOARD_ROWS) and 0 <= a < len(KEYBOARD_ROWS[b])
             ]
-            found[key] = "".join(each for each in keys if each.isalnum())
-    return found
+            by_key[key] = "".join(character for character in keys if character.isalnum())
+    return by_key
 
 
 def keyboard_typo(word: str, random: Random) -> str:
@@ -192,15 +196,15 @@ def sounds() -> tuple[dict[str, str], dict[str, str]]:
     common = [bytes((a, b)).decode("gb2312", "ignore") for a in range(0xB0, 0xD8) for b in range(0xA1, 0xFF)]
     sound = {character: lazy_pinyin(character)[0] for character in common if character}
     alike: dict[str, str] = {}
-    for character, said in sound.items():
-        alike[said] = alike.get(said, "") + character
+    for character, syllable in sound.items():
+        alike[syllable] = alike.get(syllable, "") + character
     return sound, alike
 
 
 def homophone(word: str, random: Random) -> str:
     """One Chinese character of a word written as another that sounds the same."""
     sound, alike = sounds()
-    places = [n for n, each in enumerate(word) if len(alike.get(sound.get(each, ""), "")) > 1]
+    places = [n for n, character in enumerate(word) if len(alike.get(sound.get(character, ""), "")) > 1]
     if not places:
         return word
     place = random.choice(places)
@@ -212,16 +216,16 @@ def make_word_operation(change: Callable[[str, Random], str]) -> Operation:
     """An operation that changes words one by one."""
 
     def operation(units: Tokens, random: Random, rate: float) -> Tokens | None:
-        found, places = list(units), editable_positions(units)
+        changed, places = list(units), editable_positions(units)
         random.shuffle(places)
         left = n_edits(units, rate)
         for place in places:
             if not left:
                 break
             if (other := change(units[place].text, random)) != units[place].text and not is_negation(other):
-                found[place] = replace(units[place], text=other)
+                changed[place] = replace(units[place], text=other)
                 left -= 1
-        return found if left < n_edits(units, rate) else None
+        return changed if left < n_edits(units, rate) else None
 
     return operation
 

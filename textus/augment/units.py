@@ -33,7 +33,7 @@ TEXT_FIELDS = (
 """Fields of a row that are read and may be changed."""
 SPAN_FIELDS = ("entities", "spans", "label", "labels")
 """Fields that may hold labelled stretches of `text`: a list of {start, end, …} or [start, end, …] in characters, the
-end not included; or {class: {words: [[start, end]]}}, whose ends may be included: the words tell.
+end not included; or {class: {words: [[start, end]]}}, whose ends may be included: the words decide.
 """
 MARK = re.compile(r"[^\W_]+(?:['’‘`´＇-][^\W_]+)*|[^\w\s]+|_+")
 RUN = re.compile(f"[{HAN_BMP}]+|[^{HAN_BMP}\\s]+")
@@ -83,11 +83,11 @@ def iter_words(text: str) -> Iterator[tuple[int, str]]:
                 yield at, word
                 at += len(word)
         else:
-            yield from ((run.start() + found.start(), found[0]) for found in MARK.finditer(run[0]))
+            yield from ((run.start() + match.start(), match[0]) for match in MARK.finditer(run[0]))
 
 
 def tokenize_text(text: str, spans: list[tuple[int, int]]) -> Tokens:
-    """A text as units; what the spans touch is held, those that overlap in one unit. An empty unit stands first
+    """A text as units; what the spans touch is held, those that overlap in one unit. An empty unit comes first
     where the text begins with blanks.
     """
     blocks: list[tuple[int, int]] = []
@@ -142,7 +142,7 @@ class TokenizedRecord:
         begins = [unit.start for unit in self.fields[name] if unit.is_labelled]
 
         def place(offset: int) -> int:
-            block = max(each for each in begins if each <= offset)
+            block = max(begin for begin in begins if begin <= offset)
             return moved[block] + offset - block
 
         return {**move_labels(row, name, text, place), name: text}
@@ -162,15 +162,15 @@ def tokenize_record(values: RowValues, where: str = "the row") -> TokenizedRecor
             for token, tag in zip(tokens, tags, strict=True)
         ]
         return taken
-    found = [name for name in TEXT_FIELDS if isinstance(values.get(name), str)]
-    if not found:
+    fields = [name for name in TEXT_FIELDS if isinstance(values.get(name), str)]
+    if not fields:
         shown = ", ".join(map(repr, list(values)[:30]))
         raise DataError(
             "column_not_found",
             f"{where} has neither a text nor tokens; it has {shown}: name a column with --columns",
         )
     taken.spans = list(record_spans(values, where))
-    for name in found:
+    for name in fields:
         taken.fields[name] = tokenize_text(
             values[name], [span[1:] for span in taken.spans if span[0] == name]
         )
@@ -179,11 +179,11 @@ def tokenize_record(values: RowValues, where: str = "the row") -> TokenizedRecor
 
 def record_spans(values: RowValues, where: str) -> Iterator[tuple[str, int, int]]:
     """(field, start, end) of every label that is a stretch of text; DataError for one outside of its text."""
-    found: list[tuple[str, Any, Any]] = []
+    spans: list[tuple[str, Any, Any]] = []
     for name in SPAN_FIELDS:
         if has_spans(value := values.get(name)):
             try:
-                found += [
+                spans += [
                     ("text", start, end) for start, end in span_offsets(value, values.get("text") or "")
                 ]
             except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -192,38 +192,38 @@ def record_spans(values: RowValues, where: str) -> Iterator[tuple[str, int, int]
                     f"{where}: {name!r} is {str(value)[:80]}; wanted a list of {{start, end, label}}, or"
                     f" {{label: {{words: [[start, end]]}}}} ({error!r})",
                 ) from error
-    found += [("context", at, at + len(said)) for said, at in answer_spans(values, where) if at >= 0]
-    for name, start, end in found:
+    spans += [("context", at, at + len(answer)) for answer, at in answer_spans(values, where) if at >= 0]
+    for name, start, end in spans:
         text = values.get(name)
         if not isinstance(text, str) or not 0 <= start <= end <= len(text):
             raise DataError(
-                "invalid_span", f"{where}: the label from {start} to {end} lies outside of {name!r}"
+                "invalid_span", f"{where}: the label from {start} to {end} is outside of {name!r}"
             )
         if start < end:
             yield name, start, end
 
 
 def answer_spans(values: RowValues, where: str) -> list[tuple[str, int]]:
-    """The answers of a question and where they stand in its context: at the place told or the nearest that says so; a
+    """The answers of a question and where they are in its context: at the given offset or the nearest with that text; a
     negative place is of an answer in other words. DataError for one that is nowhere.
     """
     given, context = values.get("answers") or [], values.get("context") or ""
     if isinstance(given, dict):
-        told = list(zip(given.get("text") or [], given.get("answer_start") or [], strict=False))
+        answers = list(zip(given.get("text") or [], given.get("answer_start") or [], strict=False))
     else:
-        told = [(each["text"], each.get("start", each.get("answer_start", -1))) for each in given]
-    found = []
-    for said, at in told:
+        answers = [(answer["text"], answer.get("start", answer.get("answer_start", -1))) for answer in given]
+    spans = []
+    for text, at in answers:
         places = (
-            [each.start() for each in re.finditer(f"(?={re.escape(said)})", context)] if at >= 0 else [at]
+            [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)] if at >= 0 else [at]
         )
         if not places:
             raise DataError(
                 "invalid_span",
-                f"{where}: the answer {said!r} is not in its context; mend the row, or leave it out",
+                f"{where}: the answer {text!r} is not in its context; mend the row, or leave it out",
             )
-        found.append((said, min(places, key=lambda each: abs(each - at))))
-    return found
+        spans.append((text, min(places, key=lambda place: abs(place - at))))
+    return spans
 
 
 def has_spans(value: Any) -> bool:
@@ -236,17 +236,17 @@ def has_spans(value: Any) -> bool:
 def span_offsets(value: Any, text: str) -> Iterator[tuple[int, int]]:
     """Where the stretches of a field begin and end, the end not included."""
     if isinstance(value, dict):
-        for words, places in ((words, places) for each in value.values() for words, places in each.items()):
+        for words, places in ((words, places) for group in value.values() for words, places in group.items()):
             for start, end in places:
                 yield start, end + (text[start : end + 1] == words)
         return
-    for each in value:
-        yield (each["start"], each["end"]) if isinstance(each, dict) else tuple(each[:2])
+    for span in value:
+        yield (span["start"], span["end"]) if isinstance(span, dict) else tuple(span[:2])
 
 
 def move_labels(values: RowValues, name: str, text: str, place: Callable[[int], int]) -> RowValues:
-    """The row's labels in the new `text` of the field `name`; `place` says where an old offset of a label went."""
-    found = dict(values)
+    """The row's labels in the new `text` of the field `name`; `place` maps the old offset of a label to the new one."""
+    result = dict(values)
 
     def stretch(start: int, end: int) -> tuple[int, int]:
         return (place(start), place(start) + end - start) if start < end else (0, 0)
@@ -254,27 +254,32 @@ def move_labels(values: RowValues, name: str, text: str, place: Callable[[int], 
     if name == "text":
         for key in SPAN_FIELDS:
             if isinstance(value := values.get(key), dict):
-                found[key] = {
+                result[key] = {
                     kind: group_spans(
-                        text, [stretch(*each) for each in span_offsets({kind: words}, values["text"])]
+                        text, [stretch(*span) for span in span_offsets({kind: words}, values["text"])]
                     )
                     for kind, words in value.items()
                 }
             elif isinstance(value, list) and has_spans(value):
-                found[key] = [move_span(each, stretch, text) for each in value]
+                result[key] = [move_span(span, stretch, text) for span in value]
     if name == "context" and "answers" in values:
         moved = [
-            (said if at < 0 else text[place(at) : place(at) + len(said)], at if at < 0 else place(at))
-            for said, at in answer_spans(values, "the row")
+            (
+                answer_text if at < 0 else text[place(at) : place(at) + len(answer_text)],
+                at if at < 0 else place(at),
+            )
+            for answer_text, at in answer_spans(values, "the row")
         ]
         if isinstance(answers := values["answers"], dict):
-            texts, starts = [said for said, _ in moved], [at for _, at in moved]
-            found["answers"] = {**answers, "text": texts, "answer_start": starts}
+            texts, starts = [answer_text for answer_text, _ in moved], [at for _, at in moved]
+            result["answers"] = {**answers, "text": texts, "answer_start": starts}
         else:
-            keys = ["start" if "start" in each else "answer_start" for each in answers]
+            keys = ["start" if "start" in answer else "answer_start" for answer in answers]
             pairs = zip(answers, keys, moved, strict=True)
-            found["answers"] = [{**each, "text": said, key: at} for each, key, (said, at) in pairs]
-    return found
+            result["answers"] = [
+                {**answer, "text": answer_text, key: at} for answer, key, (answer_text, at) in pairs
+            ]
+    return result
 
 
 def move_span(span: Any, stretch: Callable[[int, int], tuple[int, int]], text: str) -> Any:
@@ -286,15 +291,15 @@ def move_span(span: Any, stretch: Callable[[int, int], tuple[int, int]], text: s
 
 
 def group_spans(text: str, places: list[tuple[int, int]]) -> dict[str, list[list[int]]]:
-    """CLUENER's form of stretches: by what they say, both ends included."""
-    found: dict[str, list[list[int]]] = {}
+    """CLUENER's form of spans: by their text, both ends included."""
+    groups: dict[str, list[list[int]]] = {}
     for start, end in places:
-        found.setdefault(text[start:end], []).append([start, end - 1])
-    return found
+        groups.setdefault(text[start:end], []).append([start, end - 1])
+    return groups
 
 
 def remove_token(units: Tokens, place: int) -> Tokens:
-    """Units without one of them; what stood at both sides is not run together where blanks were."""
+    """Units without one of them; its neighbours are not joined where blanks were."""
     rest = units[:place] + units[place + 1 :]
     if place and len(units[place].trailing_space) < len(units[place - 1].trailing_space):
         rest[place - 1] = replace(units[place - 1], trailing_space=units[place].trailing_space)

@@ -19,21 +19,21 @@ SENSES = 2
 def wordnet_folders() -> list[Path]:
     """Where WordNet is looked for: its own variable, Debian's folder, nltk's data."""
     own = [Path(os.environ["WNSEARCHDIR"])] if os.environ.get("WNSEARCHDIR") else []
-    nltk = [Path(each) for each in os.environ.get("NLTK_DATA", "").split(os.pathsep) if each]
+    nltk = [Path(part) for part in os.environ.get("NLTK_DATA", "").split(os.pathsep) if part]
     return [
         *own,
         Path("/usr/share/wordnet"),
-        *(each / "corpora" / "wordnet" for each in [*nltk, Path.home() / "nltk_data"]),
+        *(folder / "corpora" / "wordnet" for folder in [*nltk, Path.home() / "nltk_data"]),
     ]
 
 
 def find_wordnet(folder: Path | None = None) -> WordNet:
-    """WordNet in a folder, or in the first place that has it; UsageError saying how to get it."""
+    """WordNet in a folder, or in the first place that has it; UsageError with the way to get it."""
     if folder is not None and not (folder / "index.noun").is_file():
         raise UsageError("not_found", f"{folder} holds no WordNet: there is no index.noun")
-    for each in [folder] if folder else wordnet_folders():
-        if (each / "index.noun").is_file():
-            return WordNet(each)
+    for candidate in [folder] if folder else wordnet_folders():
+        if (candidate / "index.noun").is_file():
+            return WordNet(candidate)
     raise UsageError(
         "not_found",
         "synonyms need WordNet, which is not here: install it (Debian: wordnet-base), or set augment.wordnet to the"
@@ -42,7 +42,7 @@ def find_wordnet(folder: Path | None = None) -> WordNet:
 
 
 class WordNet:
-    """The dictionary of one folder; read as it is asked."""
+    """The dictionary of one folder; read when needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,15 +50,15 @@ class WordNet:
     @cached_property
     def index(self) -> dict[str, list[tuple[str, int]]]:
         """Lemma → (part of speech, offset in its data file) of its first senses."""
-        found: dict[str, list[tuple[str, int]]] = {}
+        senses_of: dict[str, list[tuple[str, int]]] = {}
         for part in PARTS:
             for line in self._read(f"index.{part}").decode("latin-1").splitlines():
                 if line.startswith("  "):  # the licence
                     continue
                 lemma, *rest = line.split()
                 senses = rest[-int(rest[1]) :]
-                found.setdefault(lemma, []).extend((part, int(each)) for each in senses[:SENSES])
-        return found
+                senses_of.setdefault(lemma, []).extend((part, int(sense)) for sense in senses[:SENSES])
+        return senses_of
 
     @cached_property
     def data(self) -> dict[str, bytes]:
@@ -76,9 +76,9 @@ class WordNet:
     @lru_cache(maxsize=100_000)  # noqa: B019 (one dictionary lives as long as the work it is for)
     def __call__(self, word: str) -> tuple[str, ...]:
         """Single words that share a sense with a word as it is written, in WordNet's order. Inflected forms have
-        none: their synonyms would stand in another form.
+        none: their synonyms would have another form.
         """
-        found: dict[str, None] = {}
+        synonyms: dict[str, None] = {}
         for part, offset in self.index.get(word.lower(), []):
             data = self.data[part]
             fields = data[offset : data.find(b"\n", offset)].decode("latin-1").split()
@@ -87,5 +87,5 @@ class WordNet:
                     "damaged", f"{self.folder / f'data.{part}'} is damaged at {offset}; install WordNet anew"
                 )
             lemmas = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
-            found |= dict.fromkeys(lemma.partition("(")[0] for lemma in lemmas)
-        return tuple(lemma for lemma in found if lemma.isalpha() and lemma.lower() != word.lower())
+            synonyms |= dict.fromkeys(lemma.partition("(")[0] for lemma in lemmas)
+        return tuple(lemma for lemma in synonyms if lemma.isalpha() and lemma.lower() != word.lower())

@@ -1,4 +1,4 @@
-"""The whole line on text this machine already has: each step is a public command, printed with the reason for
+"""The whole pipeline on text this machine already has: each step is a public command, printed with the reason for
 it."""
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def run_step(dispatch: Callable[[list[str]], int], why: str, words: list[str]) -
 
 def last_screen(out: Path, seconds: float) -> None:
     """What was made, how good it is, and what to try with one's own text."""
-    found = json.loads((out / "report" / "comparison.json").read_text())
+    comparison = json.loads((out / "report" / "comparison.json").read_text())
     lines = [
         "",
         f"Done in {seconds / 60:.1f} minutes. In {out}/:",
@@ -119,8 +119,11 @@ def last_screen(out: Path, seconds: float) -> None:
         "  decoder     a run: a Transformer",
         "  report      comparison.html, for a browser",
         "",
-        *(f"  {row['name']:10}{row['bits_per_byte']['value']:.3f} bits per byte" for row in found["rows"]),
-        f"Which is better: {' '.join(found['verdict'])}",
+        *(
+            f"  {row['name']:10}{row['bits_per_byte']['value']:.3f} bits per byte"
+            for row in comparison["rows"]
+        ),
+        f"Which is better: {' '.join(comparison['verdict'])}",
         "",
         "With your own text:",
         "  textus corpus build FOLDER --out work/corpus",

@@ -32,12 +32,12 @@ def example(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").rpartition(EXAMPLE)[2].strip()
 
 
-def flat_verbs() -> dict[str, Callable[..., Any]]:
+def flat_commands() -> dict[str, Callable[..., Any]]:
     """Every verb by its full name, such as 'corpus build'."""
     flat: dict[str, Callable[..., Any]] = {}
     for name, verb in all_commands().items():
         if isinstance(verb, dict):
-            flat |= {f"{name} {each}": function for each, function in verb.items()}
+            flat |= {f"{name} {subcommand}": function for subcommand, function in verb.items()}
         else:
             flat[name] = verb
     return flat
@@ -45,7 +45,7 @@ def flat_verbs() -> dict[str, Callable[..., Any]]:
 
 def overview(prefix: str = "") -> str:
     """The list of verbs, or of one noun's."""
-    verbs = {name: function for name, function in flat_verbs().items() if name.startswith(prefix)}
+    verbs = {name: function for name, function in flat_commands().items() if name.startswith(prefix)}
     width = max(map(len, verbs)) + 2
     lines = []
     for name, function in verbs.items():
@@ -57,7 +57,7 @@ def overview(prefix: str = "") -> str:
 
 def page(app: App, name: str) -> str:
     """The help page of one verb."""
-    function = flat_verbs()[name]
+    function = flat_commands()[name]
     entries = options(app, name)
     width = min(34, max((len(head) for head, _ in entries), default=0) + 2)
     lines = [usage(app, name), "", *wrap(summary(function), 96), ""]
@@ -85,34 +85,34 @@ def arguments(app: App, name: str) -> list[Any]:
 def usage(app: App, name: str) -> str:
     """One line: the positional words in order, then the flags that must be there."""
     words = []
-    for each in arguments(app, name):
-        if each.index is not None and not each.name.startswith("--"):
-            many = "…" if each.is_var_positional() else ""
-            words.append(f"{each.name}{many}" if each.required or many else f"[{each.name}]")
-        elif each.required:
-            words.append(f"{each.name} {metavar(each)}")
+    for argument in arguments(app, name):
+        if argument.index is not None and not argument.name.startswith("--"):
+            many = "…" if argument.is_var_positional() else ""
+            words.append(f"{argument.name}{many}" if argument.required or many else f"[{argument.name}]")
+        elif argument.required:
+            words.append(f"{argument.name} {metavar(argument)}")
     return f"Usage: textus {name} {' '.join([*words, '[flags]'])}"
 
 
 def options(app: App, name: str) -> list[tuple[str, str]]:
     """Each argument and flag as it is written, and what it does, with its default."""
-    found = []
-    for each in arguments(app, name):
-        positional = each.index is not None and not each.name.startswith("--")
-        head = each.name if positional or each.is_flag() else f"{each.name} {metavar(each)}"
-        default = each.field_info.default
+    rows = []
+    for argument in arguments(app, name):
+        positional = argument.index is not None and not argument.name.startswith("--")
+        head = argument.name if positional or argument.is_flag() else f"{argument.name} {metavar(argument)}"
+        default = argument.field_info.default
         shown = default not in (None, False, "", inspect.Parameter.empty) and not positional
-        found.append((head, (each.parameter.help or "") + (f" [default: {default}]" if shown else "")))
-    return found
+        rows.append((head, (argument.parameter.help or "") + (f" [default: {default}]" if shown else "")))
+    return rows
 
 
 def metavar(argument: Any) -> str:
-    """What stands for a flag's value: its own name for it, or its type's."""
+    """What represents a flag's value: its own name for it, or its type's."""
     if argument.parameter.metavar:
         return str(argument.parameter.metavar)
     kind = argument.hint
     if get_origin(kind) in (Union, UnionType):
-        kind = next(each for each in get_args(kind) if each is not NoneType)
+        kind = next(arg for arg in get_args(kind) if arg is not NoneType)
     if get_origin(kind) is list:
         kind = get_args(kind)[0]
     return {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
@@ -126,6 +126,6 @@ def reference(app: App) -> str:
         "Generated from the code by `make docs`; `tests/test_docs.py` holds it equal.",
         "Every verb also takes `--help`.",
     ]
-    for name in flat_verbs():
+    for name in flat_commands():
         parts += ["", f"## textus {name}", "", "```text", page(app, name), "```"]
     return "\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""The command line: find the verb, run it, and tell what happened in the words of the person who typed.
+"""The command line: find the command, run it, and print its result or its error.
 
 Exit codes: 0 done, 1 the work failed, 2 the words were wrong, 130 stopped by Ctrl-C. Errors are one line on
 standard error; TEXTUS_DEBUG=1 shows where they were raised. With `--json` standard output holds one object
@@ -26,7 +26,7 @@ from cyclopts.exceptions import (
 )
 
 from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, all_commands, build_app
-from textus.cli.help import flat_verbs, overview, page
+from textus.cli.help import flat_commands, overview, page
 from textus.cli.params import CommandResult
 from textus.core.arguments import STDIN
 from textus.core.console import log_notice
@@ -128,9 +128,9 @@ def run(words: list[str]) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     app = build_app(VERBS if words and words[0] in VERBS else None)  # plugins are looked up only if needed
-    asked = words[: words.index("--")] if "--" in words else words
-    if not words or any(word in HELP for word in asked):
-        print(help_text(app, [word for word in asked if word not in HELP]))
+    arguments_before = words[: words.index("--")] if "--" in words else words
+    if not words or any(word in HELP for word in arguments_before):
+        print(help_text(app, [word for word in arguments_before if word not in HELP]))
         return 0
     return work(app, words)
 
@@ -140,7 +140,7 @@ def help_text(app: App, words: list[str]) -> str:
     if not words:
         return overview()
     two = " ".join(words[:2])
-    if two in flat_verbs():
+    if two in flat_commands():
         return page(app, two)
     verb = all_commands().get(words[0])
     if verb is None:
@@ -175,14 +175,14 @@ def work(app: App, words: list[str]) -> int:
 
 
 def with_stdin(words: list[str]) -> list[str]:
-    """A single - where a text may stand, as the name of standard input: the parser takes it for an option."""
+    """A single - in place of a text, as the name of standard input: the parser takes it for an option."""
     if words[0] not in ("predict", "generate"):
         return words
-    found = list(words)
+    result = list(words)
     for place, (before, word) in enumerate(pairwise(words), 1):
         if word == "-" and (not before.startswith("--") or before in ("--json", "--force", "--text")):
-            found[place] = STDIN
-    return found
+            result[place] = STDIN
+    return result
 
 
 def unknown_verb(words: list[str]) -> UsageError:
@@ -210,7 +210,7 @@ def unknown_flag(error: UnknownOptionError) -> str:
 
 def explained(error: CycloptsError, words: list[str]) -> str:
     """What is wrong with the words, and where the flags are explained."""
-    verb = " ".join(words[:2]) if " ".join(words[:2]) in flat_verbs() else words[0]
+    verb = " ".join(words[:2]) if " ".join(words[:2]) in flat_commands() else words[0]
     message = str(error)
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         needed = error.argument.name

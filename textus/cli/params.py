@@ -46,8 +46,8 @@ def option(help: str, name: str | None = None, metavar: str | None = None) -> Pa
 
 def field_option(request: type, name: str) -> Parameter:
     """The flag of one field of a request object, for commands that take it alone."""
-    (found,) = (each for each in options_of(request) if each.name == name)
-    return option(found.metadata["help"], flag_of(found), found.metadata["metavar"])
+    (match,) = (option_field for option_field in options_of(request) if option_field.name == name)
+    return option(match.metadata["help"], flag_of(match), match.metadata["metavar"])
 
 
 Json = Annotated[
@@ -137,19 +137,19 @@ def with_config(module: str) -> Callable[[Callable[..., Any]], ConfigCommand]:
 def flags_of(request: type) -> type:
     """A dataclass that the parser fills: a flag for each option of a request, None or False where it is not given."""
     hints, members = get_type_hints(request), list[tuple[str, Any, Any]]()
-    for each in options_of(request):
-        kind, default = hints[each.name], each.default
-        text = each.metadata["help"]
+    for option_field in options_of(request):
+        kind, default = hints[option_field.name], option_field.default
+        text = option_field.metadata["help"]
         if default not in (None, False, True, "", ()):
             shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
             text += f" [default: {shown}]"
         if kind is bool:
-            name = f"--no-{each.name.replace('_', '-')}" if default else flag_of(each)
+            name = f"--no-{option_field.name.replace('_', '-')}" if default else flag_of(option_field)
             text = f"Leave out: {text}" if default else text
-            members.append((each.name, Annotated[bool, flag(text, name)], False))
+            members.append((option_field.name, Annotated[bool, flag(text, name)], False))
         else:
-            parameter = option(text, flag_of(each), each.metadata["metavar"])
-            members.append((each.name, Annotated[flag_kind(kind) | None, parameter], None))
+            parameter = option(text, flag_of(option_field), option_field.metadata["metavar"])
+            members.append((option_field.name, Annotated[flag_kind(kind) | None, parameter], None))
     file = option("Take options from this TOML file; flags have precedence.", "--config", "FILE")
     members.append(("config", Annotated[Path | None, file], None))
     print_config = flag("Print the options as TOML for --config, and do nothing else.", "--print-config")
@@ -165,9 +165,7 @@ def flag_kind(kind: Any) -> Any:
     repeated flags, all other types as one string.
     """
     kinds = (
-        [each for each in get_args(kind) if each is not type(None)]
-        if get_origin(kind) is not tuple
-        else [kind]
+        [arg for arg in get_args(kind) if arg is not type(None)] if get_origin(kind) is not tuple else [kind]
     )
     if kind == tuple[str, ...]:
         return list[str]
@@ -178,13 +176,13 @@ def flag_kind(kind: Any) -> Any:
 def given_flags(request: type, flags: Any) -> dict[str, Any]:
     """The options that flags were given for; numbers separated by commas are split."""
     hints, values = get_type_hints(request), dict[str, Any]()
-    for each in options_of(request):
-        value = getattr(flags, each.name)
+    for option_field in options_of(request):
+        value = getattr(flags, option_field.name)
         if value is None or value is False:
             continue
-        if hints[each.name] is bool:
-            value = not each.default
-        elif get_origin(hints[each.name]) is tuple and isinstance(value, str):
+        if hints[option_field.name] is bool:
+            value = not option_field.default
+        elif get_origin(hints[option_field.name]) is tuple and isinstance(value, str):
             value = value.split(",")
-        values[each.name] = value
+        values[option_field.name] = value
     return values

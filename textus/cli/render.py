@@ -11,39 +11,39 @@ from textus.reporting.format import format_bytes, format_value, text_table
 MOST_TRIPLES = 30
 
 
-def corpus(found: Mapping[str, Any]) -> str:
-    """What `corpus build` and `corpus show` say."""
-    rows = [{"split": name, **found[name]} for name in ("train", "validation")]
-    lines = [f"corpus {found['path']}, fingerprint {found['fingerprint']}", text_table(rows)]
-    lines.append(f"split: {plain(found['split'])}; {found['n_files']} files read")
-    if found["dropped"]:
+def corpus(summary: Mapping[str, Any]) -> str:
+    """The output of `corpus build` and `corpus show`."""
+    rows = [{"split": name, **summary[name]} for name in ("train", "validation")]
+    lines = [f"corpus {summary['path']}, fingerprint {summary['fingerprint']}", text_table(rows)]
+    lines.append(f"split: {plain(summary['split'])}; {summary['n_files']} files read")
+    if summary["dropped"]:
         lines.append(
-            f"dropped: {plain(found['dropped'])}; 'textus corpus trace {found['path']} DOC' tells of one"
+            f"dropped: {plain(summary['dropped'])}; 'textus corpus trace {summary['path']} DOC' traces one"
         )
     return "\n".join(lines)
 
 
-def render_trace(found: Mapping[str, Any]) -> str:
-    """What `corpus trace` says: each document kept and each dropped, with the steps it went through."""
+def render_trace(trace: Mapping[str, Any]) -> str:
+    """The output of `corpus trace`: each document kept and each dropped, with the steps it went through."""
     lines = []
-    for each in found["kept"]:
-        steps = " → ".join(each["steps"]) or "nothing had to be changed"
-        where = f"{each['source']} at {each['offset']:,}"
-        lines.append(f"kept {each['id']} from {where}: {steps}; characters: {plain(each['chars'])}")
-    lines += [f"dropped {plain(each)}" for each in found["dropped"]]
-    unseen = found["n_kept"] + found["n_dropped"] - len(lines)
+    for item in trace["kept"]:
+        steps = " → ".join(item["steps"]) or "nothing had to be changed"
+        where = f"{item['source']} at {item['offset']:,}"
+        lines.append(f"kept {item['id']} from {where}: {steps}; characters: {plain(item['chars'])}")
+    lines += [f"dropped {plain(item)}" for item in trace["dropped"]]
+    unseen = trace["n_kept"] + trace["n_dropped"] - len(lines)
     return "\n".join([*lines, f"and {unseen:,} more"] if unseen > 0 else lines)
 
 
-def figures(title: str, found: Mapping[str, Any]) -> str:
+def figures(title: str, result: Mapping[str, Any]) -> str:
     """A title and a value a line, nested ones indented; the fallback for any finding."""
-    return "\n".join([title, *indented(found)])
+    return "\n".join([title, *indented(result)])
 
 
-def indented(found: Mapping[str, Any], depth: int = 1) -> list[str]:
-    width = max((len(label(key)) for key in found), default=0) + 2
+def indented(result: Mapping[str, Any], depth: int = 1) -> list[str]:
+    width = max((len(label(key)) for key in result), default=0) + 2
     lines = []
-    for key, value in found.items():
+    for key, value in result.items():
         if isinstance(value, Mapping) and not {"value", "low", "high"} <= value.keys():
             lines += ["  " * depth + label(key), *indented(value, depth + 1)] if value else []
         else:
@@ -65,14 +65,14 @@ def plain(value: Any) -> str:
     """A small value in one line: mappings as 'name: value', but for a figure with its interval."""
     if isinstance(value, Mapping) and not {"value", "low", "high"} <= value.keys():
         return ", ".join(
-            f"{label(key)} {format_value(each) if not isinstance(each, Mapping) else plain(each)}"
-            for key, each in value.items()
+            f"{label(key)} {format_value(item) if not isinstance(item, Mapping) else plain(item)}"
+            for key, item in value.items()
         )
     return format_value(value)
 
 
-def history(found: Mapping[str, Any]) -> str:
-    """How a run came to be, for `show`: what its record tells beside the model itself."""
+def history(result: Mapping[str, Any]) -> str:
+    """How a run came to be, for `show`: what its record has next to the model itself."""
     facts = (
         "task",
         "labels",
@@ -87,32 +87,32 @@ def history(found: Mapping[str, Any]) -> str:
         "parent",
         "command",
     )
-    known = {name: plain(found[name]) for name in facts if name in found}
-    return figures(f"run {found['run']}", known)
+    known = {name: plain(result[name]) for name in facts if name in result}
+    return figures(f"run {result['run']}", known)
 
 
-def evaluation(found: Mapping[str, Any]) -> str:
-    """What `evaluate` says: the ruler first, then what goes with it."""
-    bits = found["bits_per_byte"]
-    stride = f", stride {found['stride']}" if found.get("stride") else ""
-    at_most = {"bound": " or less", "pseudo": ", pseudo"}.get(found["kind"], "")
+def evaluation(result: Mapping[str, Any]) -> str:
+    """The output of `evaluate`: bits per byte first, then the rest."""
+    bits = result["bits_per_byte"]
+    stride = f", stride {result['stride']}" if result.get("stride") else ""
+    at_most = {"bound": " or less", "pseudo": ", pseudo"}.get(result["kind"], "")
     lines = [
-        f"{found['run']} on {found['on']} ({format_bytes(found['bytes'])}, windows of {found['window']}{stride})",
+        f"{result['run']} on {result['on']} ({format_bytes(result['bytes'])}, windows of {result['window']}{stride})",
         f"  bits per byte        {bits['value']:.4f}   95 % interval {bits['low']:.4f} to {bits['high']:.4f}"
-        f" over {bits['n']} blocks   (likelihood: {found['likelihood']})",
-        f"  nats per character   {found['nats_per_character']:.4f}",
-        f"  perplexity           {found['perplexity']:.2f}{at_most} per token of its own tokenizer",
-        f"  scored in            {found['seconds']:.1f} s",
+        f" over {bits['n']} blocks   (likelihood: {result['likelihood']})",
+        f"  nats per character   {result['nats_per_character']:.4f}",
+        f"  perplexity           {result['perplexity']:.2f}{at_most} per token of its own tokenizer",
+        f"  scored in            {result['seconds']:.1f} s",
     ]
-    if found.get("unknown_bytes"):
-        lines.append(f"  unknown to it        {found['unknown_bytes']:,} bytes, counted as 8 bits each")
-    if not found["keeps_text"]:
+    if result.get("unknown_bytes"):
+        lines.append(f"  unknown to it        {result['unknown_bytes']:,} bytes, counted as 8 bits each")
+    if not result["keeps_text"]:
         lines.append("  not paid for         what its tokenizer drops of the text (case, blanks)")
-    if own := found.get("findings"):
+    if own := result.get("findings"):
         figures = {name: value for name, value in own.items() if name not in ("tokens", "trouble")}
         lines.append(f"  of its own kind      {plain(figures)} (of {own['tokens']:,} tokens)")
         lines += [f"  trouble              {own['trouble']}"] if own["trouble"] else []
-    if samples := found.get("samples"):
+    if samples := result.get("samples"):
         varied = ", ".join(
             f"{label(name)} {format_value(samples[name])}"
             for name in samples
@@ -123,13 +123,13 @@ def evaluation(found: Mapping[str, Any]) -> str:
 
 
 MOST_SHOWN = 60
-"""Characters of a row's text beside its answer."""
+"""Characters of a row's text next to its answer."""
 
 
-def answers(found: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]] = ()) -> str:
-    """What `predict` says: a row an answer, of a file with the row's text."""
+def answers(rows_out: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The output of `predict`: a row an answer, of a file with the row's text."""
     lines = []
-    for number, answer in enumerate(found):
+    for number, answer in enumerate(rows_out):
         line = {name: shown(value) for name, value in answer.items() if name != "probabilities"}
         line |= {"label": label_shown(line["label"])} if "label" in line else {}
         if rows:
@@ -153,8 +153,8 @@ def text_in(row: Mapping[str, Any]) -> str:
         ("sentence1", "sentence2"),
         ("premise", "hypothesis"),
     ):
-        if found := [row[name] for name in names if isinstance(row.get(name), str)]:
-            return " | ".join(found)
+        if texts := [row[name] for name in names if isinstance(row.get(name), str)]:
+            return " | ".join(texts)
     tokens = row.get("tokens", row.get("token"))
     return " ".join(map(str, tokens)) if isinstance(tokens, list) else ""
 
@@ -176,56 +176,60 @@ def shown(value: Any) -> Any:
     return value
 
 
-def triples(found: Mapping[str, Any]) -> str:
-    """What `triples` says: a row a triple, the first of many."""
+def triples(result: Mapping[str, Any]) -> str:
+    """The output of `triples`: a row a triple, the first of many."""
     rows = [
-        {"triple": shown(each), "probability": each["probability"], "document": each["document"]}
-        for each in found["triples"]
+        {"triple": shown(triple), "probability": triple["probability"], "document": triple["document"]}
+        for triple in result["triples"]
     ]
     more = [f"and {len(rows) - MOST_TRIPLES:,} more"] if len(rows) > MOST_TRIPLES else []
-    counts = f"{len(rows):,} triples of {found['entities']:,} entities in {found['texts']:,} texts of {found['on']}"
+    counts = f"{len(rows):,} triples of {result['entities']:,} entities in {result['texts']:,} texts of {result['on']}"
     return "\n".join([*([text_table(rows[:MOST_TRIPLES])] if rows else []), *more, counts])
 
 
-def task_scores(found: Mapping[str, Any]) -> str:
-    """What `evaluate` says of fine-tuned runs: figures, baselines, members, slices, classes, first mistakes."""
+def task_scores(result: Mapping[str, Any]) -> str:
+    """The output of `evaluate` of fine-tuned runs: figures, baselines, members, slices, classes, first mistakes."""
     apart = (
         "run", "runs", "on", "classes", "targets", "confusion", "mistakes", "baselines", "members", "slices",
         "reliability", "entity_classes",
     )  # fmt: skip
-    main = {name: value for name, value in found.items() if name not in apart and value is not None}
-    lines = [figures(f"{found['run']} on {found['on']}", main)]
-    tables = [[{"baseline": name, **each} for name, each in found.get("baselines", {}).items()]]
-    tables.append(found.get("entity_classes", []))
-    tables += [found.get("members", []), *found.get("slices", {}).values(), found.get("targets", [])]
-    if len(classes := found.get("classes", [])) <= 30:
+    main = {name: value for name, value in result.items() if name not in apart and value is not None}
+    lines = [figures(f"{result['run']} on {result['on']}", main)]
+    tables = [[{"baseline": name, **row} for name, row in result.get("baselines", {}).items()]]
+    tables.append(result.get("entity_classes", []))
+    tables += [result.get("members", []), *result.get("slices", {}).values(), result.get("targets", [])]
+    if len(classes := result.get("classes", [])) <= 30:
         tables.append(classes)
     lines += [text_table(rows) for rows in tables if rows]
-    for each in found.get("mistakes", [])[:3]:
-        how = f"{each['times']} times" if "times" in each else f"off by {format_value(each.get('off'))}"
-        how = f"{each['probability']:.2f}" if "probability" in each else how
-        said = f"{each['label']}, answered {each['answer']} ({how})"
-        own = f" (id {each['id']})" if each.get("id") is not None else ""
-        lines.append(f"  {each['where']}{own}: {said}: {each['text'][:80]}")
+    for mistake in result.get("mistakes", [])[:3]:
+        how = (
+            f"{mistake['times']} times"
+            if "times" in mistake
+            else f"off by {format_value(mistake.get('off'))}"
+        )
+        how = f"{mistake['probability']:.2f}" if "probability" in mistake else how
+        line = f"{mistake['label']}, answered {mistake['answer']} ({how})"
+        own = f" (id {mistake['id']})" if mistake.get("id") is not None else ""
+        lines.append(f"  {mistake['where']}{own}: {line}: {mistake['text'][:80]}")
     return "\n".join(lines)
 
 
-def robustness(found: Mapping[str, Any]) -> str:
-    """What `robustness` says: the plain figure, then a row a change."""
-    name = found["figure"]
-    title = f"{found['run']} on {found['on']}: {label(name)} {format_value(found[name])} of {found['rows']:,} rows"
-    shown = [{label(key): value for key, value in row.items()} for row in found["changes"]]
+def robustness(result: Mapping[str, Any]) -> str:
+    """The output of `robustness`: the plain figure, then a row a change."""
+    name = result["figure"]
+    title = f"{result['run']} on {result['on']}: {label(name)} {format_value(result[name])} of {result['rows']:,} rows"
+    shown = [{label(key): value for key, value in row.items()} for row in result["changes"]]
     return f"{title}\n{text_table(shown)}\ndrop: how much worse, with its paired 95 % interval in brackets"
 
 
-def fewshot(found: Mapping[str, Any]) -> str:
-    """What `fewshot` says: a row for each number of examples."""
-    title = f"{found['run']} asked {found['rows']:,} rows of {found['on']}; commonest class: {found['majority']:.4f}"
-    return f"{title}\n{text_table(found['shots'], ('shots', 'accuracy', 'calibrated'))}"
+def fewshot(result: Mapping[str, Any]) -> str:
+    """The output of `fewshot`: a row for each number of examples."""
+    title = f"{result['run']} on {result['rows']:,} rows of {result['on']}; commonest class: {result['majority']:.4f}"
+    return f"{title}\n{text_table(result['shots'], ('shots', 'accuracy', 'calibrated'))}"
 
 
-def comparison(found: Mapping[str, Any]) -> str:
-    """What `compare` says: a row a run, and which is better."""
+def comparison(result: Mapping[str, Any]) -> str:
+    """The output of `compare`: a row a run, and which is better."""
     rows = [
         {
             "rank": row["rank"],
@@ -238,18 +242,18 @@ def comparison(found: Mapping[str, Any]) -> str:
             "memory": format_bytes(row["peak_memory_bytes"]) if row["peak_memory_bytes"] else None,
             "training CPU-s": row["training_cpu_seconds"],
         }
-        for row in found["rows"]
+        for row in result["rows"]
     ]
     return "\n".join(
-        [f"on {found['on']} ({format_bytes(found['bytes'])})", text_table(rows), *found["verdict"]]
+        [f"on {result['on']} ({format_bytes(result['bytes'])})", text_table(rows), *result["verdict"]]
     )
 
 
 COSTS = ("parameters", "seconds", "weights_bytes", "peak_memory_bytes", "rows_trained_on")
 
 
-def task_comparison(found: Mapping[str, Any]) -> str:
-    """What `compare` says of fine-tuned runs: a row a run, and which is better."""
+def task_comparison(result: Mapping[str, Any]) -> str:
+    """The output of `compare` of fine-tuned runs: a row a run, and which is better."""
     rows = [
         {label(name): value for name, value in row.items() if name not in ("task", *COSTS)}
         | {
@@ -257,7 +261,7 @@ def task_comparison(found: Mapping[str, Any]) -> str:
             "seconds": row["seconds"],
             "memory": format_bytes(row["peak_memory_bytes"]),
         }
-        for row in found["runs"]
+        for row in result["runs"]
     ]
-    title = f"{found['task']} on {found['on']} ({found['rows']:,} rows)"
-    return "\n".join([title, text_table(rows), *found["verdict"]])
+    title = f"{result['task']} on {result['on']} ({result['rows']:,} rows)"
+    return "\n".join([title, text_table(rows), *result["verdict"]])

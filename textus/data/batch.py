@@ -27,8 +27,8 @@ class Batch:
     no other mask is needed; `ids` begins with the start id (end-of-text, but for a few pretrained models), `targets`
     are the ids of the target text and its end-of-text id; both are padded with end-of-text at weight zero.
 
-    `word_starts` says which targets begin a word. `segments` numbers the texts of a row that holds several, 0 on.
-    `numbers` are columns of a table beside each row's text. `task` is the head that learns from it.
+    `word_starts` records which targets begin a word. `segments` numbers the texts of a row that holds several, 0 on.
+    `numbers` are columns of a table next to each row's text. `task` is the head that learns from it.
     """
 
     ids: Tensor  # (B, T) int64
@@ -74,7 +74,7 @@ class Batch:
 
 
 class BatchSource(Protocol):
-    """What training reads: `batch(step)` is the same whenever it is asked for."""
+    """What training reads: `batch(step)` is always the same."""
 
     @property
     def n_batches(self) -> int:

@@ -189,7 +189,7 @@ def pad_rows(rows: list[Ids], end_id: int) -> tuple[Tensor, Tensor]:
 def document_spans(store: TokenDataset, longest: int, *, pieces: bool) -> tuple[Ids, Ids]:
     """Where each document's targets begin in the stream, and how many there are, its end among them.
 
-    One of more than `longest` is cut there, or with `pieces` goes on in further rows.
+    One of more than `longest` is cut there, or with `pieces` continued in further rows.
     """
     begins = store.starts + 1
     lengths = np.append(store.starts[1:], len(store.ids) - 1) - store.starts

@@ -19,7 +19,7 @@ class DenoisingLoader(BucketLoader):
     """Pairs made of documents without a source, anew each time a row is read.
 
     `span` (Raffel et al. 2020, T5): about 15 % of the ids, in spans of 3 on average, are missing from the source;
-    `mask_id` stands for each span, and the target tells them, each after `mask_id`. (T5 numbers its spans; here their
+    `mask_id` represents each span, and the target lists them, each after `mask_id`. (T5 numbers its spans; here their
     order does.) `prefix`: the source is the beginning of the row, up to a random place, and the target is the rest.
 
     Raises UsageError: `span` with a `mask_id` that already ends texts.
@@ -28,7 +28,7 @@ class DenoisingLoader(BucketLoader):
     def __init__(self, store: TokenDataset, *, objective: str, mask_id: int, **sizes: Any) -> None:
         if objective not in OBJECTIVES:
             raise unknown_name_error("objective", objective, OBJECTIVES)
-        if (longest := sizes["context_length"]) < 3:  # what stands for the missing needs room of its own
+        if (longest := sizes["context_length"]) < 3:  # what represents the missing needs space of its own
             raise UsageError(
                 "out_of_range", f"context_length {longest} must be 3 or more to make a pair of a text"
             )
@@ -36,7 +36,7 @@ class DenoisingLoader(BucketLoader):
         if objective == "span" and mask_id == self.end_id:
             raise UsageError(
                 "unsupported_tokenizer",
-                "this tokenizer has no special token to stand for a missing span; train with"
+                "this tokenizer has no special token to represent a missing span; train with"
                 " --set model.objective=prefix, or with a tokenizer made by `textus tokenizer train`",
             )
         self.objective, self.mask_id = objective, mask_id

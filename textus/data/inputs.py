@@ -45,7 +45,7 @@ from textus.data.skipping import BadRow, parse_rows, skip_bad_rows, unreadable_r
 LOCATION = re.compile(r"(?:^|: )(line|entry|record|row|text|sentence) ([\d,]+)$")
 """How the place of a row in its file ends."""
 SAMPLE_LINES = 200
-"""Lines that say whether a .txt has columns."""
+"""Lines that decide whether a .txt has columns."""
 STDIN = "standard input"
 
 Item = str | tuple[str, ...] | dict[str, Any]

@@ -198,7 +198,7 @@ def list_row_sources(path: Path, dropped: list[SkippedItem]) -> Iterator[RowSour
             if is_table(source):
                 yield RowSource(source)
             else:
-                dropped.append(SkippedItem(source.name, "a text beside tables or outside of any class"))
+                dropped.append(SkippedItem(source.name, "a text next to tables or outside of any class"))
         elif is_table(source) or len(folders := parent_folders(source, path)) != depth:
             dropped.append(SkippedItem(source.name, "not in a folder of a class"))
         else:
@@ -228,7 +228,7 @@ def class_folder_depth(path: Path) -> int | None:
 
 
 def parent_folders(source: Source, path: Path) -> tuple[str, ...]:
-    """The folders in which a file lies, from the path that was given on; an archive in it is a folder too."""
+    """The folders of a file, from the path that was given on; an archive in it is a folder too."""
     if source.member:
         archive = source.name.removesuffix(f"!{source.member}")
         outside = archive if archive == to_printable(str(path)) else str(Path(archive).with_suffix(""))

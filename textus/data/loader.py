@@ -35,8 +35,8 @@ def clamp_context_length(store: TokenDataset, context_length: int) -> int:
 class TokenLoader:
     """Batches of a token store; `batch(step)` depends on nothing but the seed and the step.
 
-    Shuffled: each epoch draws a phase on the ring and a permutation of the windows that lie end to end from there, so
-    no target comes twice in an epoch, and windows fall differently every epoch. All batches are full: the windows of
+    Shuffled: each epoch draws a phase on the ring and a permutation of the windows that follow each other from there,
+    so no target comes twice in an epoch, and windows fall differently every epoch. All batches are full: the windows of
     one epoch are followed by the next epoch's.
 
     In order (`shuffle=False`): windows from the start; the last is padded, so that one pass of `n_batches` counts every
@@ -121,7 +121,7 @@ class TokenLoader:
         return starts, np.full(len(starts), self.overlap if n_targets >= self.context_length else 0)
 
     def _epoch(self, epoch: int) -> tuple[int, np.ndarray]:
-        """The phase and the permutation of an epoch; the last few are kept, being asked for every step."""
+        """The phase and the permutation of an epoch; the last few are kept, as every step needs them."""
         if epoch not in self._epochs:
             if len(self._epochs) > 3:
                 self._epochs.pop(next(iter(self._epochs)))
@@ -166,8 +166,8 @@ class NextSentenceLoader(TokenLoader):
     """Batches of rows `EOT A EOT B EOT` for next-sentence prediction (Devlin et al. 2019).
 
     A begins where a window of a `TokenLoader` does and stays in its document, as does B. Half the rows have label 0: B
-    goes on where A ends, at a random place; the others 1: B is from a random place of the whole text. `segments` are 0
-    up to the second EOT, then 1. Targets are the ids themselves; EOT has weight zero.
+    continues where A ends, at a random place; the others 1: B is from a random place of the whole text. `segments` are
+    0 up to the second EOT, then 1. Targets are the ids themselves; EOT has weight zero.
     """
 
     def __init__(self, store: TokenDataset, *, context_length: int, **settings: Any) -> None:
@@ -243,7 +243,7 @@ def scoring_windows(
     stride = context_length if stride is None else stride
     if not 1 <= stride <= context_length:
         raise UsageError(
-            "out_of_range", f"stride {stride} must lie between 1 and the context length {context_length}"
+            "out_of_range", f"stride {stride} must be between 1 and the context length {context_length}"
         )
     loader = TokenLoader(
         in_memory_dataset(ids),

@@ -68,7 +68,7 @@ def row_encoder(form: str, columns: Sequence[str]) -> Callable[[Iterable[Row]], 
 
 
 class PartialFile:
-    """A file that is written piece by piece beside its place: `done` pieces are there already."""
+    """A file that is written piece by piece next to its place: `done` pieces are there already."""
 
     def __init__(self, out: Path, of: str | None) -> None:
         self.out, self.fingerprint = out, of
@@ -147,7 +147,7 @@ def report_partial(file: PartialFile) -> Iterator[None]:
 @contextmanager
 def partial_file(out: Path, of: str | None, *, force: bool = False) -> Iterator[PartialFile]:
     """A file that only this process writes, moved to `out` when the block succeeds; else the rows so far are kept. `of`
-    says what it is made from (None: it cannot be continued). Raises UsageError if `out` exists, unless `force`;
+    is what it is made from (None: it cannot be continued). Raises UsageError if `out` exists, unless `force`;
     RunError while another process writes it.
     """
     check_output_file(out, force=force)

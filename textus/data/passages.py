@@ -36,7 +36,7 @@ PASSAGE_BYTES = 1200
 OVERLAP_PARTS = 6
 """A passage begins with the last one of so many parts of the one before it."""
 WHOLE_DOCUMENT_SUFFIXES = (".zip", ".md", ".markdown", ".html", ".htm")
-"""Suffixes of what holds whole documents, beside folders."""
+"""Suffixes of what holds whole documents, next to folders."""
 ID_FIELDS = ("id", "_id", "doc_id")
 """Fields that name a row, in the order in which they are looked for."""
 SENTENCE_ENDS = re.compile(r"\n+|[。！？；]+[”’」』）]*|[.!?;]+[\"'”’)]*\s+")

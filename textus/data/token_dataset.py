@@ -46,7 +46,7 @@ class TokenDataset:
     """A stream of ids, usually a memory map, and where each document begins.
 
     `ids` (N,) is `EOT d1 EOT d2 … EOT dN EOT`; `starts` (documents,) int64 is the index of the EOT before each.
-    `record` says where it came from.
+    `record` describes its origin.
     """
 
     ids: np.ndarray
@@ -156,10 +156,10 @@ class _AtomicWriter:
     def __init__(self, path: Path) -> None:
         remove_stale_files(path)
         self.path = path
-        self.beside = staging_path(path)
-        self.file: BinaryIO = self.beside.open("wb")
+        self.staging = staging_path(path)
+        self.file: BinaryIO = self.staging.open("wb")
         self.hold = contextlib.ExitStack()
-        self.hold.enter_context(try_lock(self.beside))
+        self.hold.enter_context(try_lock(self.staging))
         self.hash = hashlib.sha256()
 
     def append(self, values: np.ndarray) -> None:
@@ -169,14 +169,14 @@ class _AtomicWriter:
 
     def finish(self) -> str:
         self.file.close()
-        fsync_path(self.beside)
-        self.beside.replace(self.path)
+        fsync_path(self.staging)
+        self.staging.replace(self.path)
         return self.hash.hexdigest()
 
     def abandon(self) -> None:
         self.hold.close()
         self.file.close()
-        self.beside.unlink(missing_ok=True)
+        self.staging.unlink(missing_ok=True)
 
 
 def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: Side) -> TokenDataset:

@@ -27,6 +27,7 @@ from textus.metrics.resampling import interval, paired_bootstrap
 from textus.models.contract import LanguageModel
 from textus.reporting.html import Section, write_report
 from textus.reporting.plots import loss_curve, scatter
+from textus.runs.record import RunRecord
 from textus.runs.store import read_log
 from textus.tokenizers import Tokenizer
 
@@ -47,11 +48,11 @@ class ComparedRun:
     name: str
     model: LanguageModel
     tokenizer: Tokenizer
-    record: dict[str, Any] = field(default_factory=dict)
+    record: RunRecord = field(default_factory=RunRecord)
 
 
 def compare(
-    runs: Iterable[ComparedRun | tuple[str, LanguageModel, Any, dict[str, Any]]],
+    runs: Iterable[ComparedRun | tuple[str, LanguageModel, Any, RunRecord]],
     texts: Any,
     *,
     n_bytes: int | None = None,

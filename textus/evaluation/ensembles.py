@@ -19,6 +19,7 @@ from textus.data.read_options import ReadOptions, common_read_options, run_read_
 from textus.evaluation import task_report
 from textus.evaluation.task_report import EvalDataset, paired_difference, task_metrics
 from textus.models.contract import CountBased, LanguageModel
+from textus.runs.record import RunRecord
 from textus.runs.store import open_run
 from textus.tasks.base import Example, Task
 from textus.tasks.inference import predict_texts
@@ -74,9 +75,10 @@ def common_task(runs: Sequence[Path], method: str, name: str | None = None) -> T
     return task
 
 
-def input_kind(record: dict[str, Any]) -> str:
+def input_kind(record: RunRecord) -> str:
     """Whether a run was trained on single texts, pairs, or both."""
-    return {(1,): "single texts", (2,): "pairs"}.get(tuple(record["n_texts"]), "single texts and pairs")
+    kinds = {"1": "single texts", "2": "pairs"}
+    return kinds.get(",".join(map(str, record["n_texts"])), "single texts and pairs")
 
 
 def label_difference(first: Sequence[str], second: Sequence[str]) -> str:
@@ -196,7 +198,7 @@ def ensemble_predictor(runs: Sequence[Path], method: str, name: str | None = Non
             [predict_texts(model, member, tokenizer, examples) for model, member, tokenizer in members],
             method,
         )
-    return Predictor(task, answer, common_read_options([run_read_options(each) for each in records]), key)
+    return Predictor(task, answer, common_read_options([run_read_options(record) for record in records]), key)
 
 
 def training_read_options(runs: Sequence[Path], task: Task) -> ReadOptions:

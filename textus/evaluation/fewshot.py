@@ -195,7 +195,7 @@ def read_task(
             f"{len(examples) - len(kept):,} rows of {data} are also in {on}: they are not used as examples"
         )
     if config.limit and config.limit < len(test):
-        places = sorted(Random(derive_seed(config.seed, "asked")).sample(range(len(test)), config.limit))
+        places = sorted(Random(derive_seed(config.seed, "limit")).sample(range(len(test)), config.limit))
         log_notice(f"{config.limit:,} of the {len(test):,} rows of {on} are scored, sampled with the seed")
         test = [test[place] for place in places]
     return task, kept, test

@@ -44,7 +44,7 @@ RATE = 0.15
 GROUPS = 20
 IRRELEVANT = (
     "The bus to the station leaves at half past nine.",
-    "Tickets are sold on the second floor.",
+    "Tickets are sold at the entrance.",
     "It rained.",
 )
 IRRELEVANT_ZH = ("开往车站的汽车九点半发车。", "门票在二楼出售。", "昨天下了雨。")

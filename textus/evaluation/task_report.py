@@ -33,6 +33,7 @@ from textus.models.kernels.native import cache_folder
 from textus.models.registry import family as family_of
 from textus.reporting.html import Section, write_report
 from textus.reporting.plots import bars
+from textus.runs.record import RunRecord
 from textus.runs.store import load, open_run, verify
 from textus.tasks.base import Example, Task
 from textus.tasks.inference import predict_texts
@@ -137,7 +138,7 @@ def slice_rows(rows: EvalDataset, name: str) -> dict[str, list[int]]:
     return groups
 
 
-def training_file(record: dict[str, Any]) -> LabelledFile | None:
+def training_file(record: RunRecord) -> LabelledFile | None:
     """The rows a run was trained on, read without reports; None where the file is missing or has other rows now."""
     corpus = record["corpus"] or {}
     if not corpus.get("path") or not Path(corpus["path"]).exists():
@@ -150,9 +151,7 @@ def training_file(record: dict[str, Any]) -> LabelledFile | None:
         return None
 
 
-def count_train_overlap(
-    record: dict[str, Any], rows: EvalDataset, file: LabelledFile | None = None
-) -> int | None:
+def count_train_overlap(record: RunRecord, rows: EvalDataset, file: LabelledFile | None = None) -> int | None:
     """How many rows have a text that is also in the run's training `file` (None: read now), reported; None where that
     is missing or changed.
     """
@@ -194,7 +193,7 @@ def paired_difference(
 
 def baselines(
     run: Path,
-    record: dict[str, Any],
+    record: RunRecord,
     rows: EvalDataset,
     outputs: Sequence[Any],
     file: LabelledFile | None = None,
@@ -219,7 +218,7 @@ def baselines(
     }
 
 
-def baseline_run(run: Path, record: dict[str, Any], file: LabelledFile | None = None) -> Path | None:
+def baseline_run(run: Path, record: RunRecord, file: LabelledFile | None = None) -> Path | None:
     """The run's linear baseline: from the cache, or trained now on the same rows; None, reported, where these are
     missing or changed.
     """
@@ -250,7 +249,7 @@ def is_intact_run(run: Path) -> bool:
         return False
 
 
-def baseline_folder(family: str, record: dict[str, Any]) -> Path:
+def baseline_folder(family: str, record: RunRecord) -> Path:
     """Where a run's baseline is cached: by its rows, its seed, and the code that trains it."""
     code = sha256(Path(str(sys.modules[family_of(family)[0].__module__].__file__)))
     corpus = record["corpus"]

@@ -147,7 +147,11 @@ class FinetuneConfig(ReadOptions, Overrides):
 
     def check_raw_text_family(self) -> None:
         """UsageError for options that a family which trains on all texts at once has no use for."""
-        unused = [f"--set {each}" for each in self.overrides if not each.startswith(("model.", "augment."))]
+        unused = [
+            f"--set {override}"
+            for override in self.overrides
+            if not override.startswith(("model.", "augment."))
+        ]
         unused += [f"--tokenizer {self.tokenizer}"] if self.tokenizer else []
         unused += [f"--epochs {self.epochs}"] if self.epochs else []
         unused += [f"--extra-task {task.name}" for task in self.further_tasks]
@@ -223,7 +227,7 @@ class FinetuneConfig(ReadOptions, Overrides):
 
         def own(head: str) -> tuple[str, ...]:
             """The overrides for one task: `task.SETTING` is the first one's (""), `task.HEAD.SETTING` another's."""
-            overrides = [each for each in self.overrides if not each.startswith("task.")]
+            overrides = [override for override in self.overrides if not override.startswith("task.")]
             for setting in self.overrides_for("task"):
                 owner, _, name = setting.rpartition("=")[0].rpartition(".")
                 if owner == head:
@@ -276,4 +280,4 @@ class TuneConfig(FinetuneConfig):
 
     def finetuning(self) -> FinetuneConfig:
         """What all trials have in common."""
-        return FinetuneConfig(**{each.name: getattr(self, each.name) for each in fields(FinetuneConfig)})
+        return FinetuneConfig(**{field.name: getattr(self, field.name) for field in fields(FinetuneConfig)})

@@ -19,6 +19,7 @@ from textus.data.corpus.tables import parse_columns
 from textus.data.labeled import Record, read_records
 from textus.data.skipping import BadRow, BadRows, drop_unusable
 from textus.finetuning.config import FinetuneConfig
+from textus.runs.record import RunRecord
 from textus.tasks.base import Example, Task
 from textus.tasks.rows import drop_held_out_files, drop_rejected
 from textus.tasks.validation import report_problems
@@ -33,7 +34,7 @@ Groups = list[list[int]]
 @dataclass(frozen=True)
 class TaskData:
     """A task's data as it is trained on: the task with its classes, both parts' checked rows, and a fingerprint of what
-    its files say.
+    its files contain.
     """
 
     task: Task
@@ -53,7 +54,7 @@ class LabelledFile:
 def read_data(
     cls: type[Task],
     settings: Any,
-    wish: FinetuneConfig,
+    request: FinetuneConfig,
     augment: AugmentConfig | None = None,
     files: Sequence[LabelledFile] | None = None,
 ) -> TaskData:
@@ -62,11 +63,11 @@ def read_data(
 
     Raises DataError for data the task cannot use.
     """
-    path, files = wish.data, read_files(wish) if files is None else files
-    records, *others = usable(cls, settings, wish, files)
+    path, files = request.data, read_files(request) if files is None else files
+    records, *others = usable(cls, settings, request, files)
     held = others[0] if others else []
-    if not wish.dev:
-        records, held = hold_out(cls, settings, records, wish)
+    if not request.dev:
+        records, held = hold_out(cls, settings, records, request)
     records, held = without_copies(records, held)
     task = cls.from_records(settings, records)
     if augment:
@@ -82,28 +83,28 @@ def read_data(
         )
     task.check_validation_set(validation)
     originals = [row for row in train if row.where not in copies]
-    parts = {"train": originals, "dev": validation} if wish.dev else {"train": [*originals, *validation]}
+    parts = {"train": originals, "dev": validation} if request.dev else {"train": [*originals, *validation]}
     report_problems(task, parts)
     return TaskData(task, train, validation, fingerprint_of(files))
 
 
-def read_files(wish: FinetuneConfig) -> list[LabelledFile]:
+def read_files(request: FinetuneConfig) -> list[LabelledFile]:
     """The file to train on and, where one is given, the file that chooses the weights."""
-    return [read_file(path, wish) for path in (wish.data, wish.dev) if path]
+    return [read_file(path, request) for path in (request.data, request.dev) if path]
 
 
-def read_file(path: Path, wish: FinetuneConfig, *, quiet: bool = False) -> LabelledFile:
+def read_file(path: Path, request: FinetuneConfig, *, quiet: bool = False) -> LabelledFile:
     """The accepted rows of a file and those that cannot be read; `quiet`: nothing is reported."""
     problems: list[RowProblem] = []
-    columns = parse_columns(wish.columns)
-    records = read_records(path, columns, encoding=wish.encoding or "", problems=problems, quiet=quiet)
-    if path == wish.data:
+    columns = parse_columns(request.columns)
+    records = read_records(path, columns, encoding=request.encoding or "", problems=problems, quiet=quiet)
+    if path == request.data:
         records, problems = drop_held_out_files(path, records, problems)
     return LabelledFile(list(drop_rejected(records)), problems)
 
 
 def usable(
-    cls: type[Task], settings: Any, wish: FinetuneConfig, files: Sequence[LabelledFile]
+    cls: type[Task], settings: Any, request: FinetuneConfig, files: Sequence[LabelledFile]
 ) -> list[list[Record]]:
     """The rows of each file without those that are to be left out because they are wrong. BadRows that lists those of
     all files.
@@ -113,7 +114,7 @@ def usable(
     for file in files:
         try:
             parse = cls.row_parser(settings, file.records, labelled=True) if file.records else None
-            kept.append(drop_unusable(file.records, parse, wish.skip_invalid, file.problems))
+            kept.append(drop_unusable(file.records, parse, request.skip_invalid, file.problems))
         except BadRows as error:
             bad += error.rows
             n_rows += error.n_rows
@@ -126,7 +127,7 @@ def usable(
 
 
 def hold_out(
-    cls: type[Task], settings: Any, records: list[Record], wish: FinetuneConfig
+    cls: type[Task], settings: Any, records: list[Record], request: FinetuneConfig
 ) -> tuple[list[Record], list[Record]]:
     """`parted` as the task needs it. DataError where there are too few rows to learn from some and choose by others."""
     originals = [record for record in records if "augmented" not in record.values]
@@ -134,19 +135,20 @@ def hold_out(
         few = "1 row" if len(originals) == 1 else f"{len(originals)} rows"
         raise DataError(
             "too_few_rows",
-            f"{wish.data} has {few}: {cls.name} needs at least {cls.min_rows} to learn from some and choose the weights"
+            f"{request.data} has {few}: {cls.name} needs at least {cls.min_rows} to learn from some and choose"
+            f" the weights"
             " by others; give more, or rows that choose the weights with --dev FILE",
         )
     try:
         kinds = cls.strata(settings, originals)
     except DataError:  # the task names the rows that are wrong
-        return parted(records, wish.seed, cls.group_fields)
+        return parted(records, request.seed, cls.group_fields)
     can_split = lambda train, held: cls.can_split(settings, train, held)  # noqa: E731
-    train, held = parted(records, wish.seed, cls.group_fields, kinds=kinds, can_split=can_split)
+    train, held = parted(records, request.seed, cls.group_fields, kinds=kinds, can_split=can_split)
     if not can_split(train, held) and can_split(originals, originals):
         raise DataError(
             "too_few_rows",
-            f"{wish.data}: its {len(originals)} rows have too few different labels to learn from some and choose the"
+            f"{request.data}: its {len(originals)} rows have too few different labels to learn from some and choose the"
             " weights by others; give more, or rows that choose the weights with --dev FILE",
         )
     return train, held
@@ -160,8 +162,8 @@ def parted(
     kinds: Sequence[Any] | None = None,
     can_split: Callable[[list[Record], list[Record]], bool] | None = None,
 ) -> tuple[list[Record], list[Record]]:
-    """Rows to learn from, and those held out, about a tenth and at least one: by what they say (in the fields
-    `together`), so that equal texts lie in one part; those of the least hash. A copy goes where its row goes.
+    """Rows to learn from, and those held out, about a tenth and at least one: by their content (in the fields
+    `together`), so that equal texts are in one part; those of the least hash. A copy goes where its row goes.
 
     `kinds` of the rows that are no copies, of each of which some are left to learn from; `can_split`: whether a task
     can use the parts, else others are looked for.
@@ -245,7 +247,7 @@ def others(groups: Groups, held: set[int]) -> Iterator[set[int]]:
 
 def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Record], list[Record]]:
     """Both parts without copies (`textus augment`) of rows held out: these are measured as they were written, and
-    nothing of them is learnt from. What is left out is told.
+    they are not trained on. What is left out is reported.
     """
     known = {origin_id(record.values) for record in held}
     kept = [r for r in records if "augmented" not in r.values or origin_id(r.values) not in known]
@@ -255,13 +257,13 @@ def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Reco
     return kept, originals
 
 
-def source(wish: FinetuneConfig, data: TaskData) -> dict[str, Any]:
-    """Where the data came from, how it was read, and a fingerprint of what it says."""
-    how = {"skip_invalid": wish.skip_invalid, "encoding": wish.encoding}
+def source(request: FinetuneConfig, data: TaskData) -> dict[str, Any]:
+    """Where the data came from, how it was read, and a fingerprint of its content."""
+    how = {"skip_invalid": request.skip_invalid, "encoding": request.encoding}
     return {
-        "path": str(wish.data.resolve()),
-        "dev": str(wish.dev.resolve()) if wish.dev else None,
-        "columns": wish.columns,
+        "path": str(request.data.resolve()),
+        "dev": str(request.dev.resolve()) if request.dev else None,
+        "columns": request.columns,
         "fingerprint": data.fingerprint,
         **{name: value for name, value in how.items() if value is not None},
     }
@@ -272,7 +274,7 @@ def fingerprint_of(files: Sequence[LabelledFile]) -> str:
     return fingerprint([[record.values for record in file.records] for file in files])
 
 
-def recorded_config(record: dict[str, Any]) -> FinetuneConfig:
+def recorded_config(record: RunRecord) -> FinetuneConfig:
     """Where the data of a run is and how it was read, from the record of one task."""
     corpus = record["corpus"]
     dev = Path(corpus["dev"]) if corpus["dev"] else None

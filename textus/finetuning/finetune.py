@@ -1,4 +1,4 @@
-"""Teaching a model a task: its data read and checked, a head put on, and all of it handed to `fit`.
+"""Fine-tuning: the data is read and checked, the model gets a head, and `fit` trains it.
 
 There is no second loop here. A fine-tuned run is a run like any other: it is resumed, verified and served, and its
 run.json holds the task with its classes and the head, so that `runs.store.load` builds it again.
@@ -41,6 +41,7 @@ from textus.models.linear import LabelledTexts
 from textus.models.nn import lora
 from textus.models.registry import build
 from textus.models.registry import family as family_of
+from textus.runs.record import RunRecord
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.tasks.base import EncodedExample, Task, has_blanks, joined_text
 from textus.tasks.encoding import ExampleLoader, encode_examples, input_template
@@ -62,40 +63,43 @@ from textus.training.pretrain import (
 from textus.training.trainer import ComputeConfig, Evaluate, TrainSettings, check_patience
 
 Parts = dict[str, TaskData]
-"""Each task that is learnt, by the name of its head."""
+"""Each task that is learned, by the name of its head."""
 RowsOfBoth = tuple[list[EncodedExample], list[EncodedExample]]
-"""What is learnt from and what chooses the weights, as ids."""
+"""What is learned from and what chooses the weights, as ids."""
 
 
 def data_of(
     name: str,
-    wish: FinetuneConfig,
+    request: FinetuneConfig,
     augment: AugmentConfig | None,
     files: Sequence[LabelledFile] | None = None,
 ) -> TaskData:
     """The data of one task of a fine-tuning, which has a head of this name."""
-    cls = task_class(wish.task)
-    data = read_data(cls, apply_overrides(cls.config(), wish.overrides_for("task")), wish, augment, files)
+    cls = task_class(request.task)
+    data = read_data(
+        cls, apply_overrides(cls.config(), request.overrides_for("task")), request, augment, files
+    )
     data.task.head_name = name
     return data
 
 
-def augment_settings(wish: FinetuneConfig) -> AugmentConfig | None:
-    """How the rows to learn from are augmented, if asked; paths are whole, so that the run can be resumed elsewhere."""
-    if not (said := wish.overrides_for("augment")):
+def augment_settings(request: FinetuneConfig) -> AugmentConfig | None:
+    """How the rows to learn from are augmented, if requested; paths are whole, so that the run can be resumed"
+    " elsewhere."""
+    if not (assignments := request.overrides_for("augment")):
         return None
-    found = apply_overrides(AugmentConfig(seed=wish.seed), said)
+    settings = apply_overrides(AugmentConfig(seed=request.seed), assignments)
     wordnet, vectors, encoder = (
-        path and str(Path(path).resolve()) for path in (found.wordnet, found.vectors, found.encoder)
+        path and str(Path(path).resolve()) for path in (settings.wordnet, settings.vectors, settings.encoder)
     )
-    return replace(found, wordnet=wordnet, vectors=vectors, encoder=encoder)
+    return replace(settings, wordnet=wordnet, vectors=vectors, encoder=encoder)
 
 
 # ── starting ───────────────────────────────────────────────────────────────────────────────────
 
 
 def start(
-    wish: FinetuneConfig,
+    request: FinetuneConfig,
     out: Path,
     *,
     force: bool = False,
@@ -108,54 +112,57 @@ def start(
     Raises UsageError for words that are wrong, and DataError for data that cannot be used, before anything is written.
     """
     one_thread()
-    wish.check()
-    augment, wishes = augment_settings(wish), wish.per_task()
-    parts = {name: data_of(name, each, augment, (files or {}).get(name)) for name, each in wishes.items()}
+    request.check()
+    augment, requests = augment_settings(request), request.per_task()
+    parts = {
+        name: data_of(name, request_of_task, augment, (files or {}).get(name))
+        for name, request_of_task in requests.items()
+    }
     text_training.check_alone([data.task for data in parts.values()])
-    family, config, tokenizer = beginning(wish, parts)
+    family, config, tokenizer = beginning(request, parts)
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
-    train = settings_for(wish, family, parts, rows)
-    choices = choices_for(wish, family, config, parts)
-    if wish.method == "lora" and choices.step == "native":
+    train = settings_for(request, family, parts, rows)
+    choices = choices_for(request, family, config, parts)
+    if request.method == "lora" and choices.step == "native":
         raise UsageError(
             "conflicting_options",
             "choices.step=native: the kernels read whole weights, not the adapters of --method lora",
         )
     check_output_dir(out, force=force)
-    record = {
+    record: RunRecord = {
         "family": family,
         "config": to_dict(config),
         "settings": to_dict(train),
         "compute": asdict(choices),
-        "seed": wish.seed,
-        "request": request_values(wish),
-        **taught(parts[wish.task]),
+        "seed": request.seed,
+        "request": request_values(request),
+        **task_record(parts[request.task]),  # type: ignore[typeddict-item]
         "heads": heads_of(family, parts),
-        "method": wish.method,
-        "method_settings": to_dict(wish.method_settings),
-        "parent": str(wish.init_from.resolve()) if wish.init_from else None,
-        "parent_weights": weights_sum(wish.init_from) if wish.init_from else None,
-        "corpus": source(wishes[wish.task], parts[wish.task]),
+        "method": request.method,
+        "method_settings": to_dict(request.method_settings),
+        "parent": str(request.init_from.resolve()) if request.init_from else None,
+        "parent_weights": weights_sum(request.init_from) if request.init_from else None,
+        "corpus": source(requests[request.task], parts[request.task]),
         "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "command": command_line(),
         "versions": hardware.package_versions(),
         "isa": hardware.isa_name(),
     }
-    if wish.extra_tasks:
-        record |= others_of(wish, parts)
+    if request.extra_tasks:
+        record |= others_of(request, parts)  # type: ignore[typeddict-item]
     ready = prepare(record, parts, tokenizer, rows)
     run = create_run(out, record, tokenizer)
-    tell(record, ready, parts, rows)
+    report_training(record, ready, parts, rows)
     if watch and not isinstance(ready.model, CountBased):  # there is nothing left to end early
         ready.evaluate = watched(ready.evaluate, watch)
     train_to_end(run, ready)
     return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
 
 
-def taught(data: TaskData) -> dict[str, Any]:
-    """What run.json says of a task, for `tasks.registry.from_record`."""
-    n_texts = {len(each.texts) for each in data.train} & set(data.task.text_counts)
+def task_record(data: TaskData) -> dict[str, Any]:
+    """What run.json records of a task, for `tasks.registry.from_record`."""
+    n_texts = {len(example.texts) for example in data.train} & set(data.task.text_counts)
     return {
         "task": data.task.name,
         "task_settings": to_dict(data.task.settings),
@@ -172,88 +179,90 @@ def heads_of(family: str, parts: Parts) -> dict[str, Any]:
         {}
         if issubclass(family_of(family)[0], RawTextModel)
         else {
-            name: each.task.head_spec()
-            for name, each in parts.items()
-            if not isinstance(each.task, GenerationTask)
+            name: part.task.head_spec()
+            for name, part in parts.items()
+            if not isinstance(part.task, GenerationTask)
         }
     )
 
 
-def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
-    """What run.json says of the tasks beside the first, and of how steps are dealt out."""
-    wishes = wish.per_task()
+def others_of(request: FinetuneConfig, parts: Parts) -> dict[str, Any]:
+    """What run.json records of the tasks next to the first, and of how steps are dealt out."""
+    requests = request.per_task()
     return {
-        "mix": to_dict(wish.mix),
+        "mix": to_dict(request.mix),
         "extra_tasks": {
-            each.name: {
-                **taught(parts[each.name]),
-                "corpus": source(wishes[each.name], parts[each.name]),
+            extra.name: {
+                **task_record(parts[extra.name]),
+                "corpus": source(requests[extra.name], parts[extra.name]),
             }
-            for each in wish.further_tasks
+            for extra in request.further_tasks
         },
     }
 
 
-def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[str, RowsOfBoth]) -> None:
-    """Say what is learnt, from how many rows, in how many steps."""
+def report_training(
+    record: RunRecord, ready: TrainingSetup, parts: Parts, rows: dict[str, RowsOfBoth]
+) -> None:
+    """Report what is trained, on how many rows, in how many steps."""
     train, batches = ready.settings, ready.batches
     weights = sum(p.numel() for p in ready.model.parameters())
     learning = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
     about = f"{weights:,} weights, of which {learning:,} learn ({record['method']})"
     steps = in_words(
-        train, [len(rows[name][0]) for name in parts], sum(len(each.dev) for each in parts.values())
+        train, [len(rows[name][0]) for name in parts], sum(len(part.dev) for part in parts.values())
     )
     if isinstance(batches, MultitaskLoader):
         log_notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
     for name, data in parts.items():
-        told = f"{len(data.train):,} rows to learn from"
+        summary = f"{len(data.train):,} rows to learn from"
         labels = f", {len(data.task.labels)} {data.task.label_kind}" if data.task.labels else ""
         if isinstance(ready.model, RawTextModel):
             log_notice(
-                f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} are held out"
+                f"{name} with {record['family']}: {summary}, all at once{labels}; {len(data.dev):,} are held out"
             )
             return
         windows = f" ({len(rows[name][0]):,} windows)" if len(rows[name][0]) > len(data.train) else ""
-        told = f"{told}{windows} and {len(data.dev):,} to choose by{labels}"
+        summary = f"{summary}{windows} and {len(data.dev):,} to choose by{labels}"
         if isinstance(batches, MultitaskLoader):
             n = batches.steps_per_task(train.steps)[name]
             times = n * batches.loaders[name].sampler.batch_size / len(rows[name][0])
-            log_notice(f"{name}: {told}; {n:,} of the steps, its rows are read {times:.1f} times")
+            log_notice(f"{name}: {summary}; {n:,} of the steps, its rows are read {times:.1f} times")
         else:
-            log_notice(f"{name} with {record['family']}: {about}; {told}; {steps}")
+            log_notice(f"{name} with {record['family']}: {about}; {summary}; {steps}")
 
 
 def texts_of(parts: Parts) -> str:
-    """A fingerprint of what is learnt from: synonyms may come from files that change."""
-    return fingerprint([each.texts for data in parts.values() for each in data.train])
+    """A fingerprint of what is learned from: synonyms may come from files that change."""
+    return fingerprint([example.texts for data in parts.values() for example in data.train])
 
 
-def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]:
+def beginning(request: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]:
     """The family, config and tokenizer: those of the run to begin from, or new ones for this data; where tasks want
     different ones, the first decides.
     """
-    if wish.init_from:
-        model, tokenizer, record = load(wish.init_from)
+    if request.init_from:
+        model, tokenizer, record = load(request.init_from)
         if isinstance(model, RawTextModel):
             raise UsageError(
                 "unsupported_model",
-                f"--from {wish.init_from}: a {record['family']} model is not gone on from; give --model",
+                f"--from {request.init_from}: a {record['family']} model cannot be continued; give --model",
             )
         parent_class: Any = family_of(record["family"])[1]
-        said = model_values(
-            wish.overrides_for("model"), parent_class
+        settings = model_values(
+            request.overrides_for("model"), parent_class
         )  # what changes a shape is refused with the weights
-        config: Any = from_dict(parent_class, record["config"] | said, "model.")
+        config: Any = from_dict(parent_class, record["config"] | settings, "model.")
         return record["family"], config, tokenizer
-    assert wish.model is not None
-    cls, config_class = family_of(wish.model)
-    tasks = [each.task for each in parts.values()]
-    texts = [text for data in parts.values() for each in data.train for text in each.texts]
+    assert request.model is not None
+    cls, config_class = family_of(request.model)
+    tasks = [part.task for part in parts.values()]
+    texts = [text for data in parts.values() for example in data.train for text in example.texts]
     if issubclass(cls, RawTextModel):
-        return wish.model, whole_config(wish, tasks[0], texts), tokenizers.train("char", texts, 20_000)
+        return request.model, whole_config(request, tasks[0], texts), tokenizers.train("char", texts, 20_000)
     seen = [text for data in parts.values() for text in data.task.tokenizer_texts(data.train)]
-    tokenizer = tokenizer_for(wish.tokenizer, tasks[0], seen)
-    known = {each.name for each in fields(config_class)}
+    tokenizer = tokenizer_for(request.tokenizer, tasks[0], seen)
+    known = {field.name for field in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
         **cls.config_for_size(**tasks[0].new_model_size),
@@ -261,8 +270,8 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     for task in reversed(tasks):
         values |= task.model_defaults
     values = {name: value for name, value in values.items() if name in known}
-    values |= model_values(wish.overrides_for("model"), config_class)
-    return wish.model, from_dict(config_class, values, "model."), tokenizer
+    values |= model_values(request.overrides_for("model"), config_class)
+    return request.model, from_dict(config_class, values, "model."), tokenizer
 
 
 def tokenizer_for(choice: str | None, task: Task, texts: list[str]) -> tokenizers.Tokenizer:
@@ -273,63 +282,67 @@ def tokenizer_for(choice: str | None, task: Task, texts: list[str]) -> tokenizer
     return tokenizers.train(kind, texts, vocab_size)
 
 
-def whole_config(wish: FinetuneConfig, task: Task, texts: list[str]) -> Any:
+def whole_config(request: FinetuneConfig, task: Task, texts: list[str]) -> Any:
     """What a family that learns from all texts at once looks at: words, or characters where no blanks are. What was set
     has the last word; pairs of numbers are written 1,2.
     """
-    assert wish.model is not None
-    if task.baseline_family != wish.model:
+    assert request.model is not None
+    if task.baseline_family != request.model:
         raise UsageError(
             "unsupported_model",
-            f"a {wish.model} model learns one class a text, not {task.name}; take --model lstm or --from",
+            f"a {request.model} model learns one class a text, not {task.name}; take --model lstm or --from",
         )
     reach = {"l2": 0.1} | ({} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)})
-    config_class: Any = family_of(wish.model)[1]
-    return from_dict(config_class, reach | model_values(wish.overrides_for("model"), config_class), "model.")
+    config_class: Any = family_of(request.model)[1]
+    return from_dict(
+        config_class, reach | model_values(request.overrides_for("model"), config_class), "model."
+    )
 
 
 def settings_for(
-    wish: FinetuneConfig, family: str, parts: Parts, rows: dict[str, RowsOfBoth]
+    request: FinetuneConfig, family: str, parts: Parts, rows: dict[str, RowsOfBoth]
 ) -> TrainSettings:
     """`length.settings_of` for this data; where every head is solved first, what training begins with is evaluated too.
     What was set has the last word.
     """
     n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
     n_held = sum(len(data.dev) for data in parts.values())
-    first_rows: Any = rows[wish.task][0]
-    writes = isinstance(parts[wish.task].task, GenerationTask)
+    first_rows: Any = rows[request.task][0]
+    writes = isinstance(parts[request.task].task, GenerationTask)
     train = settings_of(
-        wish,
+        request,
         n_rows,
         n_held,
         keeps_last=family_of(family)[0].capabilities.use_last_checkpoint,
         batch_size=text_training.default_batch_size(first_rows) if writes else 32,
     )
-    if writes and not wish.init_from:
-        train = text_training.new_model_settings(train, wish.overrides_for("optim"))
+    if writes and not request.init_from:
+        train = text_training.new_model_settings(train, request.overrides_for("optim"))
     heads = heads_of(family, parts).values()
-    first = bool(wish.init_from and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
-    return apply_overrides(replace(train, evaluate_first=first), wish.overrides_for("train"))
+    first = (
+        bool(request.init_from and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
+    )
+    return apply_overrides(replace(train, evaluate_first=first), request.overrides_for("train"))
 
 
-def choices_for(wish: FinetuneConfig, family: str, config: Any, parts: Parts) -> ComputeConfig:
+def choices_for(request: FinetuneConfig, family: str, config: Any, parts: Parts) -> ComputeConfig:
     """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
     fast = fast_bf16() and "bfloat16" in family_of(family)[0].capabilities.precisions
     choices = apply_overrides(
-        ComputeConfig(precision="bfloat16" if fast else "float32"), wish.overrides_for("choices")
+        ComputeConfig(precision="bfloat16" if fast else "float32"), request.overrides_for("choices")
     )
-    if isinstance(parts[wish.task].task, GenerationTask):
+    if isinstance(parts[request.task].task, GenerationTask):
         with torch.device("meta"):
             outline = build(family, config)
-        return text_training.with_workers(choices, outline, wish.overrides_for("choices"))
-    said = any(each.startswith("step=") for each in wish.overrides_for("choices"))
+        return text_training.with_workers(choices, outline, request.overrides_for("choices"))
+    is_given = any(assignment.startswith("step=") for assignment in request.overrides_for("choices"))
     if (
-        said
+        is_given
         or not fast
         or choices.precision != "bfloat16"
-        or getattr(wish.method_settings, "dropout", 0.0) > 0
+        or getattr(request.method_settings, "dropout", 0.0) > 0
     ):
         return choices
     with torch.device("meta"):
@@ -355,12 +368,12 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
     train, dev = (encode_examples(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
     useful = data.task.training_rows(train)
     if not useful:
-        raise DataError("no_labels", f"none of the {len(data.train):,} rows says what there is to learn")
+        raise DataError("no_labels", f"none of the {len(data.train):,} rows has a label")
     return useful, dev
 
 
 def prepare(
-    record: dict[str, Any],
+    record: RunRecord,
     parts: Parts,
     tokenizer: tokenizers.Tokenizer,
     rows: dict[str, RowsOfBoth],
@@ -377,7 +390,7 @@ def prepare(
     if isinstance(model, RawTextModel):
         (data,) = parts.values()
         texts: Any = LabelledTexts(
-            [joined_text(each) for each in data.train], [each.label for each in data.train]
+            [joined_text(example) for example in data.train], [example.label for example in data.train]
         )
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
         return TrainingSetup(model, texts, train, GradientAccumulator(model).of_all(1), on_texts)
@@ -387,8 +400,8 @@ def prepare(
         model.to(choices.device).train()
         model.set_compute(choices.precision, choices.attention, choices.step)
         pairs: Any = rows[record["task"]]
-        return text_training.setup(model, record, task, pairs, tokenizer, choices, train)
-    new = heads_from(model, [each.task for each in parts.values()], before)
+        return text_training.setup(model, task, pairs, tokenizer, choices, train)
+    new = heads_from(model, [part.task for part in parts.values()], before)
     lora.apply_method(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
     model.set_compute(choices.precision, choices.attention, choices.step)
@@ -399,17 +412,19 @@ def prepare(
             if solved.can_be_solved(parts[name].task.head_spec())
         }
     batches = batches_of(record, parts, tokenizer.pad_id, rows)
-    each: dict[str, Evaluate] = {
+    evaluations: dict[str, Evaluate] = {
         name: partial(on_dev, task=data.task, examples=data.dev, rows=rows[name][1], pad_id=tokenizer.pad_id)
         for name, data in parts.items()
     }
-    evaluate: Evaluate = partial(on_all, evaluations=each) if len(each) > 1 else each[record["task"]]
+    evaluate: Evaluate = (
+        partial(on_all, evaluations=evaluations) if len(evaluations) > 1 else evaluations[record["task"]]
+    )
     check_patience(model, train, evaluate)
     backward = GradientAccumulator(model, choices.workers, head_loss).of_all(train.micro_batches)
     return TrainingSetup(model, batches, train, backward, evaluate)
 
 
-def model_of(record: dict[str, Any], *, begin: bool = True) -> tuple[LanguageModel, dict[str, Any]]:
+def model_of(record: RunRecord, *, begin: bool = True) -> tuple[LanguageModel, RunRecord]:
     """The model to train, and the run.json it comes from: empty for a new one, or one whose weights a checkpoint has.
     RunError where that run has other weights now.
     """
@@ -426,13 +441,14 @@ def model_of(record: dict[str, Any], *, begin: bool = True) -> tuple[LanguageMod
     return model, before
 
 
-def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, Any]) -> list[str]:
-    """The tasks' heads on a model; one that learnt the task of the same name with the same classes goes on from what it
-    knows, and the others' names are returned. Heads of other tasks are left behind: what stands under them moves.
+def heads_from(model: LanguageModel, tasks: Sequence[Task], before: RunRecord) -> list[str]:
+    """The tasks' heads on a model; one that learned the task of the same name with the same classes continues from
+    what it knows, and the others' names are returned. Heads of other tasks are left behind: the layers below them
+    change.
     """
     new = []
     former, model.heads = model.heads, torch.nn.ModuleDict()
-    shape = lambda spec: {key: each for key, each in spec.items() if key not in ("dropout", "weights")}  # noqa: E731
+    shape = lambda spec: {key: value for key, value in spec.items() if key not in ("dropout", "weights")}  # noqa: E731
     for task in tasks:
         add_head(model, task)
         known = (
@@ -441,7 +457,7 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, An
         )
         if known and shape(before["heads"][task.head_name]) == shape(task.head_spec()):
             model.heads[task.head_name].load_state_dict(former[task.head_name].state_dict())
-            log_notice(f"the head of {task.head_name} goes on from what it learnt")
+            log_notice(f"the head of {task.head_name} continues from what it learned")
             continue
         new.append(task.head_name)
         if task.head_name in former:
@@ -452,21 +468,23 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, An
 
 
 def batches_of(
-    record: dict[str, Any], parts: Parts, pad_id: int, rows: dict[str, RowsOfBoth]
+    record: RunRecord, parts: Parts, pad_id: int, rows: dict[str, RowsOfBoth]
 ) -> ExampleLoader | MultitaskLoader:
     """What `fit` reads: a task's rows, or those of several tasks mixed. UsageError for a task that would have no
     step.
     """
     train = from_dict(TrainSettings, record["settings"], "train.")
-    each = {
+    loaders = {
         name: ExampleLoader(
             data.task, rows[name][0], pad_id=pad_id, batch_size=train.batch_size, seed=train.seed
         )
         for name, data in parts.items()
     }
-    if len(each) == 1:
-        return each[record["task"]]
-    mixed = MultitaskLoader(each, power=from_dict(MixSettings, record["mix"], "mix.").power, seed=train.seed)
+    if len(loaders) == 1:
+        return loaders[record["task"]]
+    mixed = MultitaskLoader(
+        loaders, power=from_dict(MixSettings, record["mix"], "mix.").power, seed=train.seed
+    )
     if missed := [name for name, n in mixed.steps_per_task(train.steps).items() if not n]:
         raise UsageError(
             "out_of_range",
@@ -492,7 +510,7 @@ def resume(
     one_thread()
     moved(run, data, dev)
     augment = run.record.get("augment")
-    how = {name: each for name, each in augment.items() if name != "texts"} if augment else None
+    how = {name: value for name, value in augment.items() if name != "texts"} if augment else None
     made = from_dict(AugmentConfig, how, "augment.") if how else None
     parts = {name: data_again(run, name, made) for name in task_names(run.record)}
     if augment and augment["texts"] != texts_of(parts):
@@ -532,15 +550,16 @@ def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
 def data_again(run: RunFolder, name: str, augment: AugmentConfig | None) -> TaskData:
     """The data of a run's task as it was when the run was started; RunError where it is other data now."""
     record = record_for_task(run.record, name, run.path)
-    wish = recorded_config(record)
-    files = read_files(wish)
+    request = recorded_config(record)
+    files = read_files(request)
     if fingerprint_of(files) != record["corpus"]["fingerprint"]:
         raise RunError(
             "data_changed",
-            f"{wish.data} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with --out"
+            f"{request.data} is not what {run.path} was started on; bring the old rows back, or fine-tune anew"
+            f" with --out"
             " elsewhere",
         )
-    cls = task_class(wish.task)
-    data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), wish, augment, files)
+    cls = task_class(request.task)
+    data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), request, augment, files)
     data.task.head_name = name
     return data

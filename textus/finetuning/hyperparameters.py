@@ -2,7 +2,7 @@
 2011), trials that fall behind the median of the others stopped at an evaluation (Golovin et al. 2017).
 
 Every trial is a `textus finetune` of its own, chosen by the rows that choose weights; test rows are never looked at.
-The study is in SQLite and goes on after a kill: what is tried next follows from the seed and the trials that ended,
+The study is in SQLite and continues after a kill: what is tried next follows from the seed and the trials that ended,
 so that a search broken off finds what it would have found.
 """
 
@@ -33,7 +33,7 @@ from textus.models.contract import RawTextModel
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.tasks.registry import task_class
-from textus.training.pretrain import found_of
+from textus.training.pretrain import last_metrics
 from textus.training.trainer import TrainingInterrupted
 
 RANGE = re.compile(r"(?P<low>[-+.\deE]+)\.\.(?P<high>[-+.\deE]+)(?P<log>:log)?")
@@ -54,7 +54,7 @@ class SearchRange:
     values: tuple[str, ...] = ()
 
     def drawn(self, name: str, trial: Any) -> str:
-        """A value as it is spelt on the command line; three digits say enough."""
+        """A value as it is spelt on the command line; three digits are enough."""
         if self.values:
             return str(trial.suggest_categorical(name, list(self.values)))
         if self.whole:
@@ -64,19 +64,19 @@ class SearchRange:
 
 def parse_span(name: str, spelled: str) -> SearchRange:
     """`1e-4..1e-2:log`, `2..8`, `mean,max`, or `1,1;1,2` of values with commas. UsageError for anything else."""
-    if found := RANGE.fullmatch(spelled):
+    if match := RANGE.fullmatch(spelled):
         try:
-            low, high = float(found["low"]), float(found["high"])
+            low, high = float(match["low"]), float(match["high"])
         except ValueError:
             low, high = math.nan, math.nan
-        if not low < high or (found["log"] and low <= 0):
+        if not low < high or (match["log"] and low <= 0):
             raise UsageError(
                 "invalid_value",
                 f"--search {name}={spelled}: give a lower and a higher number (above 0 with :log)",
             )
-        whole = all(re.fullmatch(r"[-+]?\d+", found[each]) for each in ("low", "high"))
-        return SearchRange(low, high, bool(found["log"]), whole)
-    values = tuple(each.strip() for each in spelled.split(";" if ";" in spelled else ",") if each.strip())
+        whole = all(re.fullmatch(r"[-+]?\d+", match[end]) for end in ("low", "high"))
+        return SearchRange(low, high, bool(match["log"]), whole)
+    values = tuple(part.strip() for part in spelled.split(";" if ";" in spelled else ",") if part.strip())
     if len(values) < 2 or ".." in spelled or ":" in spelled:
         raise UsageError(
             "invalid_value",
@@ -85,23 +85,23 @@ def parse_span(name: str, spelled: str) -> SearchRange:
     return SearchRange(values=values)
 
 
-def usual_space(wish: FinetuneConfig) -> dict[str, str]:
+def usual_space(request: FinetuneConfig) -> dict[str, str]:
     """What is worth searching for this task and family, with ranges that hold what the field uses."""
-    if wish.model and issubclass(family_of(wish.model)[0], RawTextModel):
+    if request.model and issubclass(family_of(request.model)[0], RawTextModel):
         return {
             "model.l2": "1e-3..10:log",
             "model.weighting": "tf-idf,counts",
             "model.sublinear": "true,false",
         }
     space = {"optim.weight_decay": "1e-4..1e-1:log", "train.batch_size": "16,32,64"}
-    task = {each.name for each in fields(task_class(wish.task).config)}
-    if wish.init_from:
-        family = open_run(wish.init_from).record["family"]
+    task = {field.name for field in fields(task_class(request.task).config)}
+    if request.init_from:
+        family = open_run(request.init_from).record["family"]
         space |= {"epochs": "2..6", "optim.rate": "1e-5..1e-3:log"}
     else:
-        assert wish.model is not None
-        family = wish.model
-        known = {each.name for each in fields(family_of(family)[1])}
+        assert request.model is not None
+        family = request.model
+        known = {field.name for field in fields(family_of(family)[1])}
         space |= {"epochs": "4..14", "optim.rate": "3e-4..1e-2:log"}
         sizes = {"model.d_model": "128,256,384", "model.n_layer": "1..3", "model.dropout": "0.0..0.6"}
         space |= {name: span for name, span in sizes.items() if name.partition(".")[2] in known}
@@ -111,27 +111,31 @@ def usual_space(wish: FinetuneConfig) -> dict[str, str]:
     return space | {name: span for name, span in choices.items() if name.partition(".")[2] in task}
 
 
-def search_space(wish: FinetuneConfig, file: Path | None, overrides: Sequence[str]) -> dict[str, SearchRange]:
+def search_space(
+    request: FinetuneConfig, file: Path | None, overrides: Sequence[str]
+) -> dict[str, SearchRange]:
     """Setting → what is searched of it: the usual space, or a file's in its place, then `--search`; what `--set` and
-    `--epochs` say is not searched. Raises UsageError for words that say nothing.
+    `--epochs` set is not searched. Raises UsageError for values that cannot be parsed.
     """
-    spelled = usual_space(wish) if file is None else from_file(file)
-    for each in overrides:
-        name, equals, span = each.partition("=")
+    spelled = usual_space(request) if file is None else from_file(file)
+    for override in overrides:
+        name, equals, span = override.partition("=")
         if not equals:
             raise UsageError(
                 "invalid_value",
-                f"--search {each!r} has no '='; write SETTING=LOW..HIGH, such as optim.rate=1e-4..1e-2:log",
+                f"--search {override!r} has no '='; write SETTING=LOW..HIGH, such as optim.rate=1e-4..1e-2:log",
             )
         spelled[name.strip()] = span.strip()
-    fixed = {each.partition("=")[0] for each in wish.overrides} | ({"epochs"} if wish.epochs else set())
+    fixed = {override.partition("=")[0] for override in request.overrides} | (
+        {"epochs"} if request.epochs else set()
+    )
     if "train.steps" in fixed:
         fixed.add("epochs")
     space = {name: parse_span(name, span) for name, span in spelled.items() if name not in fixed}
     groups = ("epochs", "model", "train", "optim", "choices", "task", "augment")
     for name in space:
         if name.partition(".")[0] not in groups:
-            raise unknown_name_error("setting to search", name, usual_space(wish))
+            raise unknown_name_error("setting to search", name, usual_space(request))
     if not space:
         raise UsageError(
             "missing_argument",
@@ -142,15 +146,15 @@ def search_space(wish: FinetuneConfig, file: Path | None, overrides: Sequence[st
 
 def from_file(path: Path) -> dict[str, str]:
     """The space of a TOML file: a line a setting, `"optim.rate" = "1e-4..1e-2:log"`, lists as lists."""
-    found = read_toml(path, "--search-space")
+    result = read_toml(path, "--search-space")
     flat = {
-        **found,
-        **{f"{a}.{b}": c for a, part in found.items() if isinstance(part, dict) for b, c in part.items()},
+        **result,
+        **{f"{a}.{b}": c for a, part in result.items() if isinstance(part, dict) for b, c in part.items()},
     }
     return {
-        name: listed(name, each) if isinstance(each, list) else str(each)
-        for name, each in flat.items()
-        if not isinstance(each, dict)
+        name: listed(name, span) if isinstance(span, list) else str(span)
+        for name, span in flat.items()
+        if not isinstance(span, dict)
     }
 
 
@@ -158,31 +162,31 @@ def listed(name: str, values: list[Any]) -> str:
     """A list of a file as `--search` spells it. UsageError where it leaves nothing to choose."""
     if len(values) < 2:
         raise UsageError("invalid_value", f"{name} = {values}: a list needs two values or more to search")
-    spelled = [",".join(map(str, each)) if isinstance(each, list) else str(each) for each in values]
-    return (";" if any("," in each for each in spelled) else ",").join(spelled)
+    spelled = [",".join(map(str, value)) if isinstance(value, list) else str(value) for value in values]
+    return (";" if any("," in text for text in spelled) else ",").join(spelled)
 
 
 # ── trials ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def wish_of(wish: FinetuneConfig, drawn: Mapping[str, str]) -> FinetuneConfig:
+def request_of(request: FinetuneConfig, drawn: Mapping[str, str]) -> FinetuneConfig:
     """The fine-tuning of a trial."""
     settings = tuple(f"{name}={value}" for name, value in drawn.items() if name != "epochs")
-    epochs = int(drawn["epochs"]) if "epochs" in drawn else wish.epochs
-    return replace(wish, epochs=epochs, overrides=(*wish.overrides, *settings))
+    epochs = int(drawn["epochs"]) if "epochs" in drawn else request.epochs
+    return replace(request, epochs=epochs, overrides=(*request.overrides, *settings))
 
 
-def command(wish: FinetuneConfig, out: str) -> str:
+def command(request: FinetuneConfig, out: str) -> str:
     """The one command that makes a trial's run again."""
-    arguments = ["textus", "finetune", str(wish.data), *as_arguments(wish)]
+    arguments = ["textus", "finetune", str(request.data), *as_arguments(request)]
     return shlex.join([*arguments, "--out", out])
 
 
 class Study:
     """An optuna study in a folder, and what its trials are made of."""
 
-    def __init__(self, wish: FinetuneConfig, space: dict[str, SearchRange], out: Path) -> None:
-        self.wish, self.space, self.out = wish, space, out
+    def __init__(self, request: FinetuneConfig, space: dict[str, SearchRange], out: Path) -> None:
+        self.request, self.space, self.out = request, space, out
         self.optuna = import_optional("optuna", "tune")
         self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
         self.kept = self.optuna.create_study(
@@ -190,16 +194,16 @@ class Study:
             pruner=self.optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARMUP),
         )  # fmt: skip
         about = {
-            "wish": command(wish, ""), "space": {name: vars(each) for name, each in space.items()},
-            "data": [sha256(path) for path in (wish.data, wish.dev) if path and path.is_file()],
+            "request": command(request, ""), "space": {name: vars(span) for name, span in space.items()},
+            "data": [sha256(path) for path in (request.data, request.dev) if path and path.is_file()],
         }  # fmt: skip
-        asked = fingerprint(about)
-        if self.kept.user_attrs.get("asked", asked) != asked:
+        key = fingerprint(about)
+        if self.kept.user_attrs.get("key", key) != key:
             raise RunError(
                 "data_changed",
-                f"{out} holds a search of other data, settings or ranges; take the same words, or another --out",
+                f"{out} holds a search of other data, settings or ranges; use the same options, or another --out",
             )
-        self.kept.set_user_attr("asked", asked)
+        self.kept.set_user_attr("key", key)
         states = self.optuna.trial.TrialState
         for trial in self.kept.get_trials(deepcopy=False, states=(states.RUNNING,)):
             self.killed(trial.number)
@@ -207,13 +211,13 @@ class Study:
     @cached_property
     def files(self) -> dict[str, list[LabelledFile]]:
         """The parsed files of each task, which all trials share."""
-        return {name: read_files(config) for name, config in self.wish.per_task().items()}
+        return {name: read_files(config) for name, config in self.request.per_task().items()}
 
     def killed(self, number: int) -> None:
         """A process was killed in a trial: its settings are tried once more, then count as failed."""
         self.kept.tell(number, state=self.optuna.trial.TrialState.FAIL)
-        last = max((each.number for each in self.ended() if each.number < number), default=-1)
-        before = [each for each in self.numbers("killed") if each > last]
+        last = max((trial.number for trial in self.ended() if trial.number < number), default=-1)
+        before = [number for number in self.numbers("killed") if number > last]
         if len(before) + 1 < ATTEMPTS:
             self.set_aside(number, "killed")
             log_notice(f"trial {number} was interrupted; it is started again")
@@ -234,26 +238,29 @@ class Study:
     def ended(self) -> list[Any]:
         """The trials that came to an end of their own: done, stopped early, or failed."""
         aside = {*self.numbers("killed"), *self.numbers("stopped")}
-        ended = [each for each in self.kept.get_trials(deepcopy=False) if each.number not in aside]
-        return [each for each in ended if each.state.is_finished()]
+        ended = [trial for trial in self.kept.get_trials(deepcopy=False) if trial.number not in aside]
+        return [trial for trial in ended if trial.state.is_finished()]
 
     def one(self) -> None:
-        """Draw settings, fine-tune with them, keep the run if it is the best so far; a failure is told and counted."""
+        """Draw settings, fine-tune with them, keep the run if it is the best so far; a failure is reported and"
+        " counted."""
         done = len(self.ended())
         self.kept.sampler = self.optuna.samplers.TPESampler(
-            n_startup_trials=STARTUP, seed=derive_seed(self.wish.seed, "tune", done) % 2**32
+            n_startup_trials=STARTUP, seed=derive_seed(self.request.seed, "tune", done) % 2**32
         )
         trial, started = self.kept.ask(), time.monotonic()
         drawn = {name: span.drawn(name, trial) for name, span in self.space.items()}
-        wish = wish_of(self.wish, drawn)
+        request = request_of(self.request, drawn)
         trial.set_user_attr("drawn", drawn)
         folder, states = self.out / "trial", self.optuna.trial.TrialState
         shutil.rmtree(folder, ignore_errors=True)
-        best = max((each.value for each in self.ended() if each.state == states.COMPLETE), default=-math.inf)
+        best = max(
+            (trial.value for trial in self.ended() if trial.state == states.COMPLETE), default=-math.inf
+        )
         state, value, why = states.COMPLETE, None, ""
         try:
-            start(wish, folder, watch=self.watcher(trial), files=self.files)
-            value = -found_of(open_run(folder))["criterion"]
+            start(request, folder, watch=self.watcher(trial), files=self.files)
+            value = -last_metrics(open_run(folder))["criterion"]
         except self.optuna.TrialPruned as stopped:
             state, why = states.PRUNED, str(stopped)
         except (
@@ -275,14 +282,14 @@ class Study:
             folder.replace(self.out / "best")
         shutil.rmtree(folder, ignore_errors=True)
         self.kept.tell(trial, value if state == states.COMPLETE else None, state=state)
-        shown = ", ".join(f"{name} {each}" for name, each in drawn.items())
+        shown = ", ".join(f"{name} {value}" for name, value in drawn.items())
         log_notice(f"trial {done + 1}: {f'{value:.4f}' if value is not None else why} with {shown}")
 
     def watcher(self, trial: Any) -> Callable[[int, dict[str, Any]], None]:
         """What fit's evaluations are shown to; it stops a trial that falls behind."""
 
-        def watch(number: int, found: dict[str, Any]) -> None:
-            trial.report(-found["criterion"], number)
+        def watch(number: int, scores: dict[str, Any]) -> None:
+            trial.report(-scores["criterion"], number)
             if trial.should_prune():
                 raise self.optuna.TrialPruned(
                     f"stopped after evaluation {number}: behind the median of the others"
@@ -290,30 +297,32 @@ class Study:
 
         return watch
 
-    def found(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """The trials as JSON values, the best, and its command; RunError where none came to its end."""
         states = self.optuna.trial.TrialState
-        told = {states.COMPLETE: "done", states.PRUNED: "stopped early", states.FAIL: "failed"}
+        states_by_name = {states.COMPLETE: "done", states.PRUNED: "stopped early", states.FAIL: "failed"}
         trials = [
             {
-                "trial": number, "state": told[each.state], "figure": each.value,
-                **each.user_attrs.get("drawn", {}),
-                "seconds": each.user_attrs.get("seconds"),
-                "why": each.user_attrs.get("why", "the process was killed") or None,
+                "trial": number, "state": states_by_name[trial.state], "figure": trial.value,
+                **trial.user_attrs.get("drawn", {}),
+                "seconds": trial.user_attrs.get("seconds"),
+                "why": trial.user_attrs.get("why", "the process was killed") or None,
             }
-            for number, each in enumerate(self.ended(), 1)
+            for number, trial in enumerate(self.ended(), 1)
         ]  # fmt: skip
-        done = [each for each in self.ended() if each.state == states.COMPLETE]
+        done = [trial for trial in self.ended() if trial.state == states.COMPLETE]
         if not done:
             raise RunError(
                 "all_trials_failed", f"no trial came to its end; the last one: {trials[-1]['why']}"
             )
-        best = max(done, key=lambda each: (each.value, -each.number))
-        wish = wish_of(self.wish, best.user_attrs["drawn"])
-        counts = {state: sum(each["state"] == state for each in trials) for state in told.values()}
+        best = max(done, key=lambda trial: (trial.value, -trial.number))
+        request = request_of(self.request, best.user_attrs["drawn"])
+        counts = {
+            state: sum(trial["state"] == state for trial in trials) for state in states_by_name.values()
+        }
         return {
             "out": str(self.out), "run": str(self.out / "best"), "figure": best.value,
-            "settings": best.user_attrs["drawn"], "counts": counts, "command": command(wish, "FOLDER"),
+            "settings": best.user_attrs["drawn"], "counts": counts, "command": command(request, "FOLDER"),
             "trials": trials,
         }  # fmt: skip
 
@@ -338,6 +347,6 @@ def tune(config: TuneConfig, out: Path) -> dict[str, Any]:
             log_notice(f"{out} holds {n} trials; continuing to {config.trials}")
         while len(study.ended()) < config.trials:
             study.one()
-        result = study.found()
+        result = study.summary()
         write_json(out / "tuning.json", result)
     return result

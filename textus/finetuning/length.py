@@ -16,7 +16,7 @@ from textus.training.optim import OptimSettings
 from textus.training.trainer import TrainSettings
 
 RATES = {"full": 1e-4, "frozen": 1e-3, "lora": 1e-3}
-"""Each method's rate, begun from a run: what is taught beside weights that stay may move faster."""
+"""Each method's rate, begun from a run: what is trained next to frozen weights may move faster."""
 EVALUATIONS = 30
 """Most evaluations of a training; of few epochs there is one each."""
 PATIENCE = 15
@@ -49,38 +49,38 @@ NEW, BEGUN = Length(8, 2000, 80), Length(3, 200, 20)
 """Of a new model, and of one that begins from a run."""
 
 
-def left_open(wish: FinetuneConfig) -> bool:
-    """Whether nobody said how long."""
-    return not wish.epochs and not any(
-        assignment.startswith("steps=") for assignment in wish.overrides_for("train")
+def left_open(request: FinetuneConfig) -> bool:
+    """Whether the length was not given."""
+    return not request.epochs and not any(
+        assignment.startswith("steps=") for assignment in request.overrides_for("train")
     )
 
 
 def settings_of(
-    wish: FinetuneConfig, n_rows: Sequence[int], n_held: int, *, keeps_last: bool, batch_size: int = 32
+    request: FinetuneConfig, n_rows: Sequence[int], n_held: int, *, keeps_last: bool, batch_size: int = 32
 ) -> TrainSettings:
-    """AdamW with a warm-up of a tenth and a straight line to zero; a smaller rate and fewer epochs where there is
+    """AdamW with a warm-up of a tenth, then linear to zero; a smaller rate and fewer epochs where there is
     something to forget. Of several tasks, whose numbers of rows these are, an epoch has as many steps as theirs
     together; `n_held` rows are held out, of all tasks. What was set has the last word.
     """
-    begun, few = wish.init_from is not None, n_held < LEAST_TO_CHOOSE_BY
-    asked = apply_overrides(TrainSettings(steps=1, batch_size=batch_size), wish.overrides_for("train"))
-    an_epoch = sum(n / min(asked.batch_size, n) for n in n_rows)
-    steps = whole(wish.epochs * an_epoch) if wish.epochs else (BEGUN if begun else NEW).of(an_epoch)
+    begun, few = request.init_from is not None, n_held < LEAST_TO_CHOOSE_BY
+    given = apply_overrides(TrainSettings(steps=1, batch_size=batch_size), request.overrides_for("train"))
+    an_epoch = sum(n / min(given.batch_size, n) for n in n_rows)
+    steps = whole(request.epochs * an_epoch) if request.epochs else (BEGUN if begun else NEW).of(an_epoch)
     every = max(whole(an_epoch), ceil(steps / EVALUATIONS))
     train = TrainSettings(
-        steps=steps, batch_size=batch_size, seed=wish.seed, evaluate_every=every, checkpoint_every=every,
-        patience=PATIENCE if left_open(wish) and not few and not keeps_last else 0,
-        keep="last" if few and not asked.patience else "best",
+        steps=steps, batch_size=batch_size, seed=request.seed, evaluate_every=every, checkpoint_every=every,
+        patience=PATIENCE if left_open(request) and not few and not keeps_last else 0,
+        keep="last" if few and not given.patience else "best",
     )  # fmt: skip
-    train = apply_overrides(train, wish.overrides_for("train"))
-    if train.keep == "last" and not asked.patience:
+    train = apply_overrides(train, request.overrides_for("train"))
+    if train.keep == "last" and not given.patience:
         train = replace(train, patience=0)
     optim = OptimSettings(
-        optimiser="adamw", rate=RATES[wish.method] if begun else 1e-3, weight_decay=0.01, beta2=0.999,
+        optimiser="adamw", rate=RATES[request.method] if begun else 1e-3, weight_decay=0.01, beta2=0.999,
         schedule="linear", warmup=train.steps // 10,
     )  # fmt: skip
-    return replace(train, optim=apply_overrides(optim, wish.overrides_for("optim")))
+    return replace(train, optim=apply_overrides(optim, request.overrides_for("optim")))
 
 
 def in_words(train: TrainSettings, n_rows: Sequence[int], n_held: int) -> str:

@@ -1,4 +1,4 @@
-"""How good a fine-tuned model is on the rows held out: on the way, and at the end beside answers that read nothing."""
+"""How good a fine-tuned model is on the rows held out: on the way, and at the end next to answers that read nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from textus.models.contract import LanguageModel
 from textus.runs.store import RunFolder
 from textus.tasks.base import EncodedExample, Example, Task
 from textus.tasks.inference import predict_ids, predict_texts
-from textus.training.pretrain import found_of
+from textus.training.pretrain import last_metrics
 from textus.training.trainer import Evaluate
 
 NO_FIGURES = ("step", "validation", "criterion", "cpu_seconds", "seconds")
-"""What an evaluation's line of the log holds beside the task's figures."""
+"""What an evaluation's line of the log holds next to the task's figures."""
 
 
 Watch = Callable[[int, dict[str, Any]], None]
@@ -44,7 +44,7 @@ def on_dev_texts(
 
 
 def scored(task: Task, examples: list[Example], outputs: list[Any]) -> dict[str, Any]:
-    """What the log says of the rows held out: the task's figures, the first of which chooses the weights."""
+    """What the log records of the rows held out: the task's figures, the first of which chooses the weights."""
     scores = task.metrics(examples, outputs, intervals=False)
     figures = {name: round(value["value"], 6) for name, value in scores.items() if isinstance(value, dict)}
     first = next(iter(figures.values()))
@@ -52,7 +52,7 @@ def scored(task: Task, examples: list[Example], outputs: list[Any]) -> dict[str,
 
 
 def on_all(model: LanguageModel, *, evaluations: dict[str, Evaluate]) -> dict[str, Any]:
-    """What the log says of several tasks: the figures of each, and the mean of their first ones, which chooses the
+    """What the log records of several tasks: the figures of each, and the mean of their first ones, which chooses the
     weights.
     """
     results = {name: evaluate(model) for name, evaluate in evaluations.items()}
@@ -84,10 +84,10 @@ def watched(evaluate: Any, watch: Watch) -> Evaluate:
 def conclude(run: RunFolder, held: Mapping[str, tuple[Task, Sequence[Example]]]) -> Path:
     """Note how good the weights to use are on the rows `held` out, task by task, and print a line where they are no
     better than answers that read nothing, or where training found nothing better than what it began with. Where too few
-    are held out to tell, a solved head's figure in cross-validation stands in for them.
+    are held out to decide, a solved head's score in cross-validation is used instead.
     """
     solved = run.record.get("solved") or {}
-    logged = found_of(run)
+    logged = last_metrics(run)
     named = {f"{name}/" if len(held) > 1 else "": part for name, part in held.items()}
     run.record["held_out"] = {
         task.head_name: by_cross_validation(task, solved[task.head_name])
@@ -121,7 +121,7 @@ def figures_of(entry: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 
 def compared(task: Task, examples: Sequence[Example], figures: Mapping[str, float]) -> dict[str, Any]:
-    """A task's first figure, beside that of the best answers without reading: 0 where a task has no such answers."""
+    """A task's first figure, next to that of the best answers without reading: 0 where a task has no such answers."""
     figure, value = next(iter(figures.items()))
     if (blind := task.majority_baseline(examples)) is None:
         baseline, of = 0.0, "no answer"
@@ -135,7 +135,7 @@ def compared(task: Task, examples: Sequence[Example], figures: Mapping[str, floa
 
 
 def by_cross_validation(task: Task, solution: Mapping[str, Any]) -> dict[str, Any]:
-    """What the head gave rows it had not seen when it was solved, beside the share of the most frequent class."""
+    """What the head gave rows it had not seen when it was solved, next to the share of the most frequent class."""
     baseline = round(max(task.label_counts) / sum(task.label_counts), 6)
     return {
         "rows": solution["rows"], "figure": solution["figure"], "value": solution["value"], "baseline": baseline,

@@ -1,6 +1,6 @@
 """A head that is solved, not trained: logistic or ridge regression on the vectors of a model that stays as it is.
 
-Few rows cannot move the weights of an encoder to where they are of use, but its vectors tell classes apart already
+Few rows cannot move the weights of an encoder to where they are of use, but its vectors separate classes already
 (Tunstall et al. 2022 call it SetFit's second half); and a head that begins there lets fine-tuning distort less of what
 the encoder knows (Kumar et al. 2022). The objective is convex: L-BFGS finds its one minimum, whatever the seed.
 
@@ -92,7 +92,7 @@ def can_be_solved(head: dict[str, Any]) -> bool:
 def begin_with(
     model: LanguageModel, task: Task, rows: Sequence[EncodedExample], pad_id: int, seed: int
 ) -> dict[str, Any]:
-    """Solve the task's head on the model as it is and put the solution in; a line says how good it is on rows it has
+    """Solve the task's head on the model as it is and put the solution in; its score is reported on rows it has
     not seen. Returns what run.json notes of it.
     """
     random = np.random.Generator(np.random.Philox(derive_seed(seed, "solved")))
@@ -149,7 +149,7 @@ def solve(problem: RegressionProblem) -> Solution:
     scale = centred.square().sum(1).mean().sqrt().clamp(min=1e-12)
     n, width = centred.shape
     basis = torch.eye(width, dtype=torch.float64)
-    if n < width:  # all that rows of this number can tell lies in as many directions
+    if n < width:  # so many rows span as many directions at most
         basis = torch.linalg.svd(centred, full_matrices=False).Vh.T
     inputs = torch.cat([centred @ basis / scale, torch.ones(n, 1, dtype=torch.float64)], 1)
     parts = parts_of(problem)
@@ -164,7 +164,7 @@ def solve(problem: RegressionProblem) -> Solution:
                 held_out[out] = inputs[out] @ layer
                 advance()
             loss = float(problem.losses(held_out, torch.arange(n)).mean())
-            rank = (-problem.figure(held_out)[1], loss)  # nats alone prefer to say nothing where rows are few
+            rank = (-problem.figure(held_out)[1], loss)  # nats alone prefer no decision where rows are few
             if best is None or rank < best[0]:
                 best = (rank, strength, held_out)
     assert best is not None

@@ -72,14 +72,13 @@ def with_workers(compute: ComputeConfig, model: LanguageModel, given: Sequence[s
 
 def setup(
     model: LanguageModel,
-    record: dict[str, Any],
     task: GenerationTask,
     pairs: PairsOfBoth,
     tokenizer: Tokenizer,
     compute: ComputeConfig,
     train: TrainSettings,
 ) -> TrainingSetup:
-    """What `fit` takes: `record` is the run's, `pairs` are those to train on and those held out."""
+    """What `fit` takes; `pairs` are those to train on and those held out."""
     form = pair_format(model, tokenizer, task.name)
     batches = pair_loader(pairs[0], form, batch_size=train.batch_size, seed=train.seed)
     held = pair_loader(pairs[1][:VALIDATION_PAIRS], form, batch_size=64, seed=0, shuffle=False)

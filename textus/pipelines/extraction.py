@@ -104,8 +104,8 @@ def read_passages(path: Path, options: ReadOptions = AUTODETECT) -> list[CitedPa
     else:
         records = options.records(path)
         passages = [
-            CitedPassage(read_row_text(each, "a text"), str(each.values.get("id", each.where)))
-            for each in records
+            CitedPassage(read_row_text(record, "a text"), str(record.values.get("id", record.where)))
+            for record in records
         ]
     kept = [passage for passage in passages if passage.text.strip()]
     if not kept:

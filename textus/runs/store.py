@@ -1,14 +1,14 @@
 """The run folder: written so that nothing is lost, read so that nothing damaged is believed.
 
     run.json            what the run is: family, config, settings, seed, compute, corpus, versions, SHA-256
-    of the files beside it
+    of the files next to it
     tokenizer.json      and chat_template.jinja, tokenizer_config.json
-    model.safetensors   the weights to use (best if validated, else last; run.json says which)
+    model.safetensors   the weights to use (best if validated, else last; run.json records which)
     embeddings.safetensors   the input embedding it began with, where that was made of word vectors
     state/step-N/       weights, optimiser, state.json, MANIFEST.json with the SHA-256 of each
     log.jsonl           a line a logged step; tensorboard/ the same for TensorBoard, where that is installed
 
-No pickle: tensors are safetensors, everything else is JSON. A checkpoint is written beside, flushed, hashed
+No pickle: tensors are safetensors, everything else is JSON. A checkpoint is staged, flushed, hashed
 and renamed; the newest one that verifies is the one that counts.
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -50,10 +50,11 @@ from textus.models.contract import LanguageModel
 from textus.models.nn import lora
 from textus.models.nn.heads import build_head
 from textus.models.registry import build
+from textus.runs.record import RunRecord
 from textus.runs.tensorboard import TensorBoardWriter
 
 KEEP = 2
-"""How many of the last checkpoints stay, beside the best."""
+"""How many of the last checkpoints stay, next to the best."""
 
 PARTS = ("weights.safetensors", "optimiser.safetensors", "state.json")
 """What every checkpoint holds, and its manifest must list."""
@@ -63,7 +64,7 @@ EMBEDDINGS = "embeddings.safetensors"
 
 @dataclass
 class Checkpoint:
-    """What training needs to go on from `step` as if it had never stopped."""
+    """What training needs to continue from `step` as if it had never stopped."""
 
     step: int
     weights: dict[str, Tensor]
@@ -74,7 +75,7 @@ class Checkpoint:
 class RunFolder:
     """A run on disk: `record` is run.json."""
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: RunRecord) -> None:
         self.path, self.record = path, record
         self.board = TensorBoardWriter(path / "tensorboard")
 
@@ -142,8 +143,8 @@ class RunFolder:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, oldest first (verified or not)."""
-        found = (re.fullmatch(r"step-(\d+)", each.name) for each in (self.path / "state").glob("step-*"))
-        return sorted(int(match[1]) for match in found if match)
+        matches = (re.fullmatch(r"step-(\d+)", path.name) for path in (self.path / "state").glob("step-*"))
+        return sorted(int(match[1]) for match in matches if match)
 
     def last_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint whose hashes hold; damaged ones are named and passed over."""
@@ -153,7 +154,7 @@ class RunFolder:
         return None
 
     def checkpoint(self, step: int, *, otherwise: str) -> Checkpoint | None:
-        """The checkpoint of a step; None where it is damaged, after saying so and what happens instead."""
+        """The checkpoint of a step; None where it is damaged, after reporting it and what happens instead."""
         folder = self.path / "state" / f"step-{step}"
         if wrong := checkpoint_damage(folder):
             log_notice(f"{folder}: {wrong}; {otherwise}")
@@ -161,10 +162,10 @@ class RunFolder:
         return read_checkpoint(folder)
 
     def drop_remains(self, step: int) -> None:
-        """Before training goes on from `step`: remove what a kill left half written, and damaged later steps."""
+        """Before training continues from `step`: remove what a kill left half written, and damaged later steps."""
         for folder in (self.path / "state").glob(".step-*"):
             shutil.rmtree(folder, ignore_errors=True)
-        for later in [each for each in self.steps() if each > step]:
+        for later in [other for other in self.steps() if other > step]:
             shutil.rmtree(self.path / "state" / f"step-{later}", ignore_errors=True)
 
     @contextmanager
@@ -200,14 +201,14 @@ class RunFolder:
         return max(self.steps(), default=0)
 
     def finish(self, weights: dict[str, Tensor]) -> None:
-        """Write the weights to use, then run.json with the hash of every file beside it, last."""
-        beside = self.path / ".model.safetensors"
+        """Write the weights to use, then run.json with the hash of every file next to it, last."""
+        partial = self.path / ".model.safetensors"
         try:
-            save_file(contiguous(weights), beside)
-            fsync_path(beside)
-            beside.replace(self.path / "model.safetensors")
+            save_file(contiguous(weights), partial)
+            fsync_path(partial)
+            partial.replace(self.path / "model.safetensors")
         finally:
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
         self.record["status"] = "finished"
         self.record["files"] = hashes(self.path)
         self.write_record()
@@ -344,9 +345,9 @@ RECORD: Shape = {
 
 
 def create_run(
-    path: Path, record: dict[str, Any], tokenizer: tokenizers.Tokenizer, embeddings: Tensor | None = None
+    path: Path, record: RunRecord, tokenizer: tokenizers.Tokenizer, embeddings: Tensor | None = None
 ) -> RunFolder:
-    """A new run folder, there whole or not at all: its tokenizer and a run.json that says it is not finished;
+    """A new run folder, there whole or not at all: its tokenizer and a run.json that marks it as unfinished;
     and the input `embeddings` (V, D) that it begins with, where they are not those of its seed.
     """
     run = RunFolder(path, {"version": VERSION, "status": "training", **record})
@@ -360,7 +361,7 @@ def create_run(
 
 
 def create_finished(
-    path: Path, record: dict[str, Any], tokenizer: tokenizers.Tokenizer, weights: dict[str, Tensor]
+    path: Path, record: RunRecord, tokenizer: tokenizers.Tokenizer, weights: dict[str, Tensor]
 ) -> RunFolder:
     """A run folder that needs no training, there whole or not at all. Raises RunError where the disk is full."""
     try:
@@ -404,12 +405,12 @@ def open_run(path: Path) -> RunFolder:
     if record["status"] == "finished":
         check_shape(record, {"files": dict}, str(path / "run.json"))
     if {"task_settings", "labels", "label_counts"} & set(record):
-        check_tasks(record, str(path / "run.json"))
-    return RunFolder(path, record)
+        check_tasks(cast(RunRecord, record), str(path / "run.json"))
+    return RunFolder(path, cast(RunRecord, record))
 
 
-def check_tasks(record: dict[str, Any], where: str) -> None:
-    """RunError where what run.json tells of its tasks is not what a fine-tuned run has."""
+def check_tasks(record: RunRecord, where: str) -> None:
+    """RunError where the tasks in run.json are not those of a fine-tuned run."""
     check_shape(record, TASK, where)
     if record.get("heads"):
         check_shape(record["compute"], {"precision": str}, f"{where}: compute")
@@ -429,7 +430,7 @@ def read_embeddings(run: RunFolder) -> Tensor | None:
         return None
     if wrong := damage(run.path, {EMBEDDINGS: kept["tensor_sha256"]}, (EMBEDDINGS,)):
         raise RunError(
-            "damaged", f"{run.path}: {wrong}; without it the run cannot go on as it began, train anew"
+            "damaged", f"{run.path}: {wrong}; without it the run cannot continue as it began, train anew"
         )
     return load_file(run.path / EMBEDDINGS)["embeddings"]
 
@@ -460,9 +461,9 @@ def verify(path: Path) -> dict[str, str]:
     return run.record["files"]
 
 
-def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.Tokenizer, dict[str, Any]]:
+def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.Tokenizer, RunRecord]:
     """A run's model (its weights to use, in evaluation mode), tokenizer and record; adapters are added to the weights
-    they stand beside, or with `merged` False stay apart.
+    they adapt, or with `merged` False kept apart.
 
     A run still in training gives its newest good checkpoint. Raises RunError for anything missing or changed.
     """

@@ -14,7 +14,7 @@ from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.text_pairs import IdPair, PairFormat
-from textus.generation.beam import beam_search
+from textus.generation.beam import BeamParams, beam_search
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import bos_ids
@@ -36,7 +36,7 @@ class GenerationTask(Task):
         """Source and target of labelled examples as ids; of unlabelled ones an empty target."""
 
     @abstractmethod
-    def sampling(self, model: LanguageModel, n_source: int) -> SamplingParams:
+    def search(self, model: LanguageModel, n_source: int) -> BeamParams:
         """How the target of a source of so many ids is written."""
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
@@ -101,12 +101,12 @@ def write_texts(
 
 def batches_of(
     task: GenerationTask, model: LanguageModel, sources: Sequence[list[int]]
-) -> Iterator[tuple[list[int], SamplingParams]]:
-    """The indices of sources that are not empty, by length, with their sampling: those of a batch share it, so that a
+) -> Iterator[tuple[list[int], BeamParams]]:
+    """The indices of sources that are not empty, by length, with how they are searched: those of a batch share it, so that a
     text does not depend on its neighbours.
     """
     order = sorted((row for row, ids in enumerate(sources) if ids), key=lambda row: len(sources[row]))
-    for params, group in groupby(order, key=lambda row: task.sampling(model, len(sources[row]))):
+    for params, group in groupby(order, key=lambda row: task.search(model, len(sources[row]))):
         rows = list(group)
         for first in range(0, len(rows), ROWS_AT_ONCE):
             yield rows[first : first + ROWS_AT_ONCE], params
@@ -134,7 +134,8 @@ def write_ids(
                 written[row] = list(ids)
             continue
         engine = Engine(model, end_id=tokenizer.end_ids, max_rows=ROWS_AT_ONCE, n_ids=tokenizer.vocab_size)
-        for event in engine.stream(prompts, params, given):
+        greedy = SamplingParams(temperature=0.0, max_tokens=params.max_tokens)
+        for event in engine.stream(prompts, greedy, given):
             if event.id is not None:
                 written[rows[event.row]].append(event.id)
     return written

@@ -34,6 +34,7 @@ from textus.data.output import (
 )
 from textus.data.read_options import AUTODETECT, ReadOptions, run_read_options
 from textus.models.contract import LanguageModel
+from textus.runs.record import RunRecord
 from textus.tasks.base import Example, Task
 from textus.tasks.inference import predict_texts
 from textus.tokenizers import Tokenizer
@@ -68,7 +69,7 @@ class Predictor:
 
 
 def make_predictor(
-    model: LanguageModel, tokenizer: Tokenizer, task: Task, record: dict[str, Any], run: Path
+    model: LanguageModel, tokenizer: Tokenizer, task: Task, record: RunRecord, run: Path
 ) -> Predictor:
     """The predictor of a run; `record` is its run.json (of several tasks: from `record_for_task`)."""
     answer = lambda examples: predict_texts(model, task, tokenizer, examples)  # noqa: E731

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from textus.core.config import from_dict
 from textus.core.console import log_notice
@@ -12,6 +12,7 @@ from textus.core.errors import UsageError
 from textus.core.names import nearest_name, unknown_name_error
 from textus.core.plugins import entry_points
 from textus.models.contract import LanguageModel, RawTextModel
+from textus.runs.record import RunRecord
 from textus.runs.store import load
 from textus.tasks.base import Task
 from textus.tasks.generation import GenerationTask
@@ -47,7 +48,7 @@ def task_class(name: str) -> type[Task]:
     return plugin
 
 
-def load_for_task(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
+def load_for_task(run: Path) -> tuple[LanguageModel, Tokenizer, RunRecord]:
     """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
     model, tokenizer, record = load(run)
     if task_names(record) and not isinstance(model, RawTextModel):
@@ -56,14 +57,14 @@ def load_for_task(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     return model.eval(), tokenizer, record
 
 
-def task_names(record: dict[str, Any]) -> list[str]:
+def task_names(record: RunRecord) -> list[str]:
     """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text, an imported
     chat model included.
     """
     return [] if record.get("task") in (None, "chat") else [record["task"], *record.get("extra_tasks", {})]
 
 
-def record_for_task(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any]:
+def record_for_task(record: RunRecord, name: str | None, run: Path) -> RunRecord:
     """The record of one task of a run, as if the run had been trained on it alone. `name` may be None where there is
     only one task. Raises UsageError for an unknown name.
     """
@@ -82,11 +83,12 @@ def record_for_task(record: dict[str, Any], name: str | None, run: Path) -> dict
         )
     if len(names) < 2:
         return record
+    assert name is not None
     alone = {key: value for key, value in record.items() if key != "extra_tasks"}
-    return alone | record["extra_tasks"].get(name, {}) | {"head_name": name}
+    return cast(RunRecord, alone | record["extra_tasks"].get(name, {}) | {"head_name": name})
 
 
-def head_of_kind(record: dict[str, Any], kind: str) -> str | None:
+def head_of_kind(record: RunRecord, kind: str) -> str | None:
     """The name of a run's task of this kind, the first of several (reported); None where it has none."""
     kinds = [record.get("task"), *(task["task"] for task in record.get("extra_tasks", {}).values())]
     names = [name for name, own in zip(task_names(record), kinds, strict=False) if own == kind]
@@ -95,7 +97,7 @@ def head_of_kind(record: dict[str, Any], kind: str) -> str | None:
     return names[0] if names else None
 
 
-def task_from_record(record: dict[str, Any]) -> Task:
+def task_from_record(record: RunRecord) -> Task:
     """The task of a fine-tuned run, from its run.json (of several tasks: from `record_for_task`)."""
     cls = task_class(record["task"])
     task = cls(from_dict(cls.config, record["task_settings"], "task."), record["labels"])

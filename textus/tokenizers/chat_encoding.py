@@ -1,8 +1,8 @@
 """The ids of a rendered conversation: those of `transformers`, but for special tokens that a message spells.
 
-Encoding the whole at once is the only way to the same ids: what stands around a special token decides how blanks are
+Encoding the whole at once is the only way to the same ids: what surrounds a special token decides how blanks are
 read (lstrip, rstrip, Metaspace's `first`, byte-level's added blank). So the tokenizer reads it all, its special tokens
-switched on, and every special id is then looked at: who wrote the characters it stands for? Where a message did, the
+switched on, and every special id is then looked at: who wrote the characters it represents? Where a message did, the
 template's special tokens are written by names that no message knows, the tokenizer knows those alone, and what the
 message wrote is text.
 """
@@ -28,7 +28,7 @@ SECRET_LETTERS, SECRET_SIGNS = range(0xA500, 0xA60C), range(0x2801, 0x2900)
 
 class ChatEncoder:
     """Encodes what templates wrote. `record` is a tokenizer.json, `special` its special tokens, `unknown` the one that
-    stands for what the vocabulary lacks.
+    represents what the vocabulary lacks.
     """
 
     def __init__(self, record: dict[str, Any], special: dict[str, int], unknown: str) -> None:
@@ -64,7 +64,7 @@ class ChatEncoder:
         return tokenizers.Tokenizer.from_str(json.dumps(_unprotect(self.record)))
 
     def _special_spans(self, text: TrackedText, encoding: tokenizers.Encoding) -> list[tuple[int, int]]:
-        """The characters that each special token among the ids stands for, without what it swallowed at its sides."""
+        """The characters that each special token among the ids represents, without what it swallowed at its sides."""
         spans = []
         for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if number not in self.names:
@@ -105,7 +105,7 @@ class ChatEncoder:
     # ── where a message spells special tokens ──
 
     def _encode_guarded(self, text: TrackedText, specials: set[tuple[int, int]]) -> list[int]:
-        """The ids where only the template's special tokens count, those that the tokenizer `found` as they stand."""
+        """The ids where only the template's special tokens count, those that the tokenizer `found` unchanged."""
         if any(name in text for name in self._secret_names[0].values()):
             del self._secret_names  # somebody guessed
         names, backend, numbers = self._secret_names
@@ -124,7 +124,8 @@ class ChatEncoder:
         if sum(number in hidden for number in ids) != n_special or (control - numbers.keys()) & set(ids):
             raise UsageError(
                 "special_token_in_message",
-                "a message spells a special token, and this tokenizer cannot tell it from the template's own; take the"
+                "a message spells a special token, and this tokenizer cannot distinguish it from the template's"
+                " own; take the"
                 " token out of the message",
             )
         return [numbers.get(number, number) for number in ids]

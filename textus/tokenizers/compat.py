@@ -20,7 +20,7 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 """Special tokens that tokenizer_config.json names by what they are for."""
 DEFAULT_ROLES = {"mask_token": ("[MASK]", "<mask>"), "pad_token": ("[PAD]", "<pad>")}
-"""What they are where it does not say: the authors' BERT and RoBERTa leave it to a class of `transformers`."""
+"""What they are where it does not state them: the authors' BERT and RoBERTa leave it to a class of `transformers`."""
 
 
 def kind_of(record: dict[str, Any]) -> str:
@@ -40,7 +40,7 @@ def kind_of(record: dict[str, Any]) -> str:
 
 
 def token_bytes(token: str, kind: str, prefix: str) -> bytes:
-    """The bytes a token stands for; `prefix` marks BERT's pieces inside a word, the others follow a blank."""
+    """The bytes a token represents; `prefix` marks BERT's pieces inside a word, the others follow a blank."""
     if kind == "bert":
         return token.removeprefix(prefix).encode() if token.startswith(prefix) else f" {token}".encode()
     if spelled := _BYTE.fullmatch(token):
@@ -56,7 +56,7 @@ def roles(config: dict[str, Any], special: dict[str, int]) -> dict[str, str]:
 
 
 def configured_roles(config: dict[str, Any]) -> dict[str, str]:
-    """Role → token, as tokenizer_config.json says."""
+    """Role → token, as tokenizer_config.json states."""
     values = {role: config.get(role) for role in ROLES}
     names = {
         role: value.get("content") if isinstance(value, dict) else value for role, value in values.items()
@@ -86,7 +86,7 @@ def merge_added_tokens(record: dict[str, Any], config: dict[str, Any]) -> dict[s
 WORDPIECE_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
 BYTE_LEVEL_CLASSES = ("GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer")
 SENTENCEPIECE_CLASSES = ("LlamaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer")
-"""Classes of `transformers` that normalise words, split bytes or set blanks as tokenizer_config.json says."""
+"""Classes of `transformers` that normalise words, split bytes or set blanks as tokenizer_config.json states."""
 
 
 def apply_class_settings(record: dict[str, Any], config: dict[str, Any], usual: str | None) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def report_overrides(name: str, record: dict[str, Any], changed: dict[str, Any])
 
 
 def check_added_ids(backend: tokenizers.Tokenizer, record: dict[str, Any]) -> None:
-    """RunError where an added token did not get the id it is said to have."""
+    """RunError where an added token did not get its stated id."""
     for token in record["added_tokens"]:
         if (number := backend.token_to_id(token["content"])) != token["id"]:
             raise RunError(

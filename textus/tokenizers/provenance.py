@@ -1,8 +1,8 @@
 """Strings that know who wrote each character, and the budget that pays for everything made of them.
 
 A chat template mixes its own text with messages. A `TrackedText` has one mark for each character, and every string
-method moves the marks along, so that the template's special tokens can be told from those a message spells. What loses
-the marks is a plain `str` of unknown origin, never the template's own.
+method moves the marks along, so that the template's special tokens can be distinguished from those a message spells.
+What loses the marks is a plain `str` of unknown origin, never the template's own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STRING_CHARACTERS = 1 << 20
 WORK = 30_000_000
 """What a render may cost, in characters touched; a conversation adds 64 for each of its characters."""
 STEP = 200
-"""What one step of a template costs beside the characters it touches: a step takes about as long as these."""
+"""What one step of a template costs next to the characters it touches: a step takes about as long as these."""
 SECONDS = 2.0
 """Of this thread's CPU time, where the budget misjudges a machine."""
 

@@ -2,9 +2,9 @@
 
 jinja2 compiles a template to Python. The generator here makes that code call back for everything that takes time or
 memory, or that makes text: operators, comparisons, slices, filters, tests, calls, printing, each round of a loop. What
-comes back is bounded (`provenance.RenderBudget`), and the template's own words come in as `TrackedText` that says so.
-Names, filters and methods are those that `transformers` offers a template; the few that could not be bounded, or whose
-answer is random, are left out, so a template that uses one is refused by its name.
+comes back is bounded (`provenance.RenderBudget`), and the template's own words come in as `TrackedText` that carries
+its origin. Names, filters and methods are those that `transformers` offers a template; the few that could not be
+bounded, or whose answer is random, are left out, so a template that uses one is refused by its name.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def run_template(template: str, names: dict[str, Any], characters: int) -> Track
 
 
 def _program(template: str) -> Any:
-    """The template as a program; BrokenTemplate where there is none."""
+    """The template as a program; BrokenTemplate where it is missing."""
     try:
         return compile_template(template)
     except UsageError as error:
@@ -130,7 +130,7 @@ def _format_fields(sandbox: Any, template: TrackedText, arguments: Any, names: A
     fields = SandboxedFormatter(sandbox)
     counted = iter(range(len(arguments) + 1))
     pieces: list[str] = []
-    origin = derive("?", template)  # the marks of what stands between the fields
+    origin = derive("?", template)  # the marks of the text between the fields
     for literal, name, spec, conversion in string.Formatter().parse(template):
         pieces.append(derive(literal, origin))
         if name is None:
@@ -316,7 +316,7 @@ def _generation_extension() -> type:
     from jinja2.ext import Extension
 
     class Generation(Extension):
-        """`{% generation %}`: marks what the assistant says, for training; printed as it is."""
+        """`{% generation %}`: marks the assistant's answers, for training; printed as it is."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -357,7 +357,7 @@ def _prepare(tree: Any, sandbox: Any) -> None:
 
 
 class MeteredCode:
-    """What jinja2's code generator writes otherwise here: calls of `Paid`, and strings that say who wrote them."""
+    """What jinja2's code generator writes otherwise here: calls of `Paid`, and strings that carry who wrote them."""
 
     environment: Any
     write: Callable[[str], None]

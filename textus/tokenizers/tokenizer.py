@@ -29,7 +29,7 @@ from textus.tokenizers.provenance import TrackedText
 
 END, PAD, IM_START, IM_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"
 END_IDS = "textus_end_ids"
-"""In tokenizer_config.json: the ids that end a text beside its end-of-text token."""
+"""In tokenizer_config.json: the ids that end a text next to its end-of-text token."""
 CHARACTER_PATTERN = r"[\s\S]"
 CONTINUATION = "▁"
 """Before a WordPiece that does not begin a word. Not the usual ##: that is also a word that Markdown and C write."""
@@ -75,7 +75,7 @@ class Tokenizer:
         backend.encode_special_tokens = True  # a special token's spelling in text is text
         self.backend = backend
         self.chat_template = chat_template
-        self.template_error = ""  # why the chat template beside it is not used
+        self.template_error = ""  # why the chat template next to it is not used
         self.record: dict[str, Any] = json.loads(backend.to_str())
         self.kind = _kind(self.record)
         self.special = {t["content"]: t["id"] for t in self.record["added_tokens"] if t["special"]}
@@ -142,7 +142,7 @@ class Tokenizer:
         return tuple(dict.fromkeys([self.end_id, role, *configured]))
 
     def add_eos_ids(self, ids: Iterable[int]) -> None:
-        """Texts end at these ids too: what a model made elsewhere says of itself."""
+        """Texts end at these ids too: as set by the program that made the model."""
         self.end_ids = self._check_end_ids([*self.end_ids, *ids])
 
     @cached_property
@@ -152,7 +152,7 @@ class Tokenizer:
         return tuple(dict.fromkeys([*self.end_ids, *closing]))
 
     def _turn_end_name(self) -> str | None:
-        """The first special token after an answer in the chat template; None where there is none, or it fails."""
+        """The first special token after an answer in the chat template; None where it is missing, or it fails."""
         answer = "An answer"
         talk = [{"role": "user", "content": "Text"}, {"role": "assistant", "content": answer}]
         try:
@@ -165,7 +165,7 @@ class Tokenizer:
 
     @cached_property
     def bos_ids(self) -> list[int]:
-        """The ids a text begins with, beside its own: Llama's <s>, BERT's [CLS]; none for most."""
+        """The ids a text begins with, next to its own: Llama's <s>, BERT's [CLS]; none for most."""
         framed = self.backend.encode("a")
         mask = framed.special_tokens_mask
         return framed.ids[: mask.index(0)] if 0 in mask else []
@@ -184,7 +184,7 @@ class Tokenizer:
 
     @cached_property
     def vocabulary(self) -> list[bytes]:
-        """The bytes each id stands for; none for special tokens but <unk>, which shows as ⁇."""
+        """The bytes each id represents; none for special tokens but <unk>, which shows as ⁇."""
         table = [b""] * self.vocab_size
         alphabet = byte_alphabet() if self.kind in ("bpe", "wordpiece", "unigram") else None
         for token, number in self.backend.get_vocab(with_added_tokens=False).items():
@@ -205,12 +205,14 @@ class Tokenizer:
         """
         starts = np.ones(self.vocab_size, dtype=bool)
         marked = self.continuation_prefix
-        goes_on = {n for token, n in self.backend.get_vocab().items() if marked and token.startswith(marked)}
+        continuations = {
+            n for token, n in self.backend.get_vocab().items() if marked and token.startswith(marked)
+        }
         for number, piece in enumerate([] if self.kind == "word" else self.vocabulary):
             text = piece.decode("utf-8", errors="ignore")
             inside = text[:1].isalpha() or piece[:1] in _INSIDE
             if marked:
-                inside = number in goes_on
+                inside = number in continuations
             starts[number] = not inside or _HAN.match(text) is not None
         return starts
 
@@ -227,7 +229,7 @@ class Tokenizer:
         """The ids of several texts, all cores at work (`TOKENIZERS_PARALLELISM=false` keeps to one)."""
         if self.kind == "char":
             return [self._char_ids(text) for text in texts]
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said aloud, or a later fork warns
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # set explicitly, or a later fork warns
         cut = [[text] if self._needs_whole_lines else list(split_for_encoding(text)) for text in texts]
         flat = [piece for item in cut for piece in item]
         encoded = iter(self._encode(flat))
@@ -346,7 +348,7 @@ class Tokenizer:
             raise UsageError(
                 "template_missing",
                 self.template_error
-                or "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json",
+                or "this tokenizer has no chat template; put a chat_template.jinja next to its tokenizer.json",
             )
         return render_template(
             self.chat_template, messages, add_generation_prompt=add_generation_prompt, words=self.roles
@@ -401,14 +403,14 @@ class DecodeStream:
 
 
 def _token_bytes(token: str, alphabet: dict[str, int] | None) -> bytes:
-    """The bytes a token stands for; a token outside the byte alphabet is a name, not text."""
+    """The bytes a token represents; a token outside the byte alphabet is a name, not text."""
     if alphabet is None:
         return token.encode()
     return bytes(alphabet[c] for c in token) if all(c in alphabet for c in token) else token.encode()
 
 
 def _unknown_name(model: dict[str, Any], special: dict[str, int], end: str) -> str:
-    """The special token that stands for what the vocabulary lacks."""
+    """The special token that represents what the vocabulary lacks."""
     configured = model.get("unk_token")
     if isinstance(model.get("unk_id"), int):
         configured = model["vocab"][model["unk_id"]][0]
@@ -497,7 +499,7 @@ def build_tokenizer(record: dict[str, Any], config: dict[str, Any], file: Path) 
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """tokenizer_config.json beside a tokenizer.json, and what only the older special_tokens_map.json says."""
+    """tokenizer_config.json next to a tokenizer.json, and what only the older special_tokens_map.json has."""
     result: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         path = file.with_name(name)
@@ -509,7 +511,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def _read_template(file: Path, config: dict[str, Any]) -> tuple[str | None, str]:
-    """The chat template beside a tokenizer.json, or in its settings, and why one of those is not used."""
+    """The chat template next to a tokenizer.json, or in its settings, and why one of those is not used."""
     jinja = file.with_name("chat_template.jinja")
     try:
         return (jinja.read_text(encoding="utf-8") if jinja.exists() else compat.chat_template(config)), ""

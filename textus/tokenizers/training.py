@@ -214,7 +214,7 @@ def _segment_words(model: Any, words: Counter[str]) -> Iterator[tuple[list[str],
 
 
 def _prune(candidates: list[str], words: Counter[str], n_kept: int) -> models.Unigram:
-    """Viterbi training: segment words, count, drop the least used until `room` remain; then twice more to settle."""
+    """Viterbi training: segment words, count, drop the least used until `size` remain; then twice more to settle."""
     usage = {piece: 1 + words[piece] for piece in candidates}
     settling = 2
     while len(usage) > n_kept or settling:

@@ -39,18 +39,18 @@ def candidates(model: LanguageModel, *, compiled: bool) -> list[ComputeConfig]:
             ComputeConfig(precision, "fused", step, "cuda")
             for step in (("compiled", "eager") if compiled else ("eager",))
         ]
-    found = []
+    ways = []
     if fast_bf16() and why_not is None:
-        ways: list[str] = model.native_attentions()  # type: ignore[operator]
-        found += [ComputeConfig("bfloat16", way, "native") for way in ways]
+        attentions: list[str] = model.native_attentions()  # type: ignore[operator]
+        ways += [ComputeConfig("bfloat16", way, "native") for way in attentions]
     elif compiled and hardware.find_compiler():
-        found.append(ComputeConfig(precision, "plain", "compiled"))
-    found.append(ComputeConfig(precision, "plain", "eager"))
+        ways.append(ComputeConfig(precision, "plain", "compiled"))
+    ways.append(ComputeConfig(precision, "plain", "eager"))
     if precision != "float32":
-        found.append(ComputeConfig("float32", "plain", "eager"))
+        ways.append(ComputeConfig("float32", "plain", "eager"))
     if why_not and "compiler" in why_not:
         log_notice(f"{why_not}: the eager step is taken")
-    return found
+    return ways
 
 
 def measure(

@@ -19,8 +19,8 @@ def seconds_of(preset: str) -> int:
     """The seconds of a preset, or of a time spelled like one; UsageError for other words."""
     if preset in PRESETS:
         return PRESETS[preset]
-    if found := re.fullmatch(r"([1-9]\d{0,4})(s|min|h)", preset):
-        return int(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
+    if match := re.fullmatch(r"([1-9]\d{0,4})(s|min|h)", preset):
+        return int(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
     raise unknown_name_error("preset", preset, PRESETS)
 
 
@@ -119,16 +119,17 @@ class PretrainConfig(Overrides):
         if issubclass(model, CountBased) and self.init_from:
             raise UsageError(
                 "unsupported_model",
-                f"--from {self.init_from}: {self.family} counts, it cannot go on from there; count both corpora as one",
+                f"--from {self.init_from}: {self.family} counts, it cannot continue from there; count both"
+                f" corpora as one",
             )
         if issubclass(model, CountBased):
-            check_count_flags(self, {each.name for each in fields(config)})
+            check_count_flags(self, {field.name for field in fields(config)})
         elif model.backward:
-            for each in self.overrides:
-                if each.startswith(("choices.workers=", "train.micro_batches=")):
+            for override in self.overrides:
+                if override.startswith(("choices.workers=", "train.micro_batches=")):
                     raise UsageError(
                         "option_not_applicable",
-                        f"--set {each}: {self.family} takes its batches whole; leave it out",
+                        f"--set {override}: {self.family} takes its batches whole; leave it out",
                     )
 
 

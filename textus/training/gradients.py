@@ -68,7 +68,7 @@ class GradientAccumulator:
         held: set[int] = (
             set()
         )  # parameters that are only ever added get one tensor for both: each needs its own
-        for loss, gradients in self._each(micro, weight):
+        for loss, gradients in self._gradients(micro, weight):
             total += loss.total.detach()
             for name, value in loss.parts.items():
                 parts[name] = parts.get(name, 0.0) + value
@@ -82,13 +82,15 @@ class GradientAccumulator:
                     held.add(gradient.data_ptr())
         return Loss(total, weight, parts)
 
-    def _each(self, micro: list[Batch], weight: float) -> Iterator[tuple[Loss, tuple[Tensor | None, ...]]]:
+    def _gradients(
+        self, micro: list[Batch], weight: float
+    ) -> Iterator[tuple[Loss, tuple[Tensor | None, ...]]]:
         if self.pool is None:
-            yield from (self._one(piece, weight) for piece in micro)
+            yield from (self._gradient(piece, weight) for piece in micro)
         else:
-            yield from self.pool.map(lambda piece: self._one(piece, weight), micro)
+            yield from self.pool.map(lambda piece: self._gradient(piece, weight), micro)
 
-    def _one(self, batch: Batch, weight: float) -> tuple[Loss, tuple[Tensor | None, ...]]:
+    def _gradient(self, batch: Batch, weight: float) -> tuple[Loss, tuple[Tensor | None, ...]]:
         loss = self.loss(self.model, batch.to(self.parameters[0].device))
         return loss, torch.autograd.grad(loss.total / weight, self.parameters, allow_unused=True)
 

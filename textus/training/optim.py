@@ -35,8 +35,8 @@ SCHEDULES = (
 class OptimSettings:
     """How weights are moved. `muon` (Jordan et al. 2024) moves the matrices, AdamW everything else.
 
-    `rate` is for `muon`'s matrices or, with any other optimiser, for all; None is what `RATES` says. `other_rate` is
-    for what is not a matrix under muon, and under any optimiser for the group `critic` of a GAN.
+    `rate` is for `muon`'s matrices or, with any other optimiser, for all; None is the default in `RATES`. `other_rate`
+    is for what is not a matrix under muon, and under any optimiser for the group `critic` of a GAN.
     """
 
     optimiser: str = "muon"
@@ -89,7 +89,7 @@ class OptimSettings:
 
 @dataclass(frozen=True)
 class ScheduleCut:
-    """At `step` the clock showed that only `steps` in all fit: from there the rate falls in a straight line
+    """At `step` the clock showed that only `steps` in all fit: from there the rate falls linearly
     to zero.
     """
 
@@ -112,11 +112,11 @@ class Schedule:
 
     def factor(self, step: int) -> float:
         """Between 0 and 1."""
-        value, past = None, [each for each in self.replans if each.step <= step]
-        for each in past:
-            start = shape(self.settings, each.step, self.planned) if value is None else value
-            until = min([step, *[later.step for later in past if later.step > each.step]])
-            value = start * max(0.0, (each.steps - until) / max(1, each.steps - each.step))
+        value, past = None, [cut for cut in self.replans if cut.step <= step]
+        for cut in past:
+            start = shape(self.settings, cut.step, self.planned) if value is None else value
+            until = min([step, *[later.step for later in past if later.step > cut.step]])
+            value = start * max(0.0, (cut.steps - until) / max(1, cut.steps - cut.step))
         return shape(self.settings, step, self.planned) if value is None else value
 
 
@@ -194,14 +194,14 @@ def _optimiser(
 
     def groups(parameters: list[nn.Parameter], **more: float) -> list[dict[str, Any]]:
         """Those of one factor together."""
-        found: dict[float, list[nn.Parameter]] = {}
+        by_factor: dict[float, list[nn.Parameter]] = {}
         for parameter in parameters:
-            found.setdefault(factors.get(parameter, 1.0), []).append(parameter)
-        return [{"params": same, "lr": rate * factor, **more} for factor, same in found.items()]
+            by_factor.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+        return [{"params": same, "lr": rate * factor, **more} for factor, same in by_factor.items()]
 
     if kind == "muon" and name == "matrices":
         return torch.optim.Muon(groups(parameters), lr=rate, momentum=settings.momentum, weight_decay=decay)
-    if kind == "muon":  # embeddings, norms and heads do not decay beside it
+    if kind == "muon":  # embeddings, norms and heads do not decay next to it
         return torch.optim.AdamW(groups(parameters), lr=rate, betas=betas, weight_decay=0.0, fused=True)
     if kind == "adamw":
         split = groups([p for p in parameters if p.ndim >= 2], weight_decay=decay)
@@ -228,12 +228,12 @@ def set_rates(optimisers: dict[str, Optimizer], factor: float) -> None:
 
 def tensors(optimisers: dict[str, Optimizer]) -> dict[str, torch.Tensor]:
     """Every optimiser's memory as named tensors: `group/parameter number/what`."""
-    found = {}
+    result = {}
     for name, optimiser in optimisers.items():
         for number, state in optimiser.state_dict()["state"].items():
             for key, value in state.items():
-                found[f"{name}/{number}/{key}"] = value if torch.is_tensor(value) else torch.tensor(value)
-    return found
+                result[f"{name}/{number}/{key}"] = value if torch.is_tensor(value) else torch.tensor(value)
+    return result
 
 
 def restore(optimisers: dict[str, Optimizer], kept: dict[str, torch.Tensor]) -> None:

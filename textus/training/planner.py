@@ -1,4 +1,4 @@
-"""From a wish to a plan: what to build, how to compute it here, for how many steps.
+"""From a request to a plan: what to build, how to compute it here, for how many steps.
 
 One dial, `preset` (or `depth`). Everything else follows from it and from measuring the first steps on this
 machine (`textus.training.autotune`); what was measured and chosen is printed, and stored with the run so that `resume`
@@ -26,6 +26,7 @@ from textus.data.token_dataset import TokenDataset, TokenizedCorpus
 from textus.models.contract import CountBased, LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
+from textus.runs.record import RunRecord
 from textus.runs.store import open_run
 from textus.training.autotune import affordable, candidates, fast_bf16, measure, micro_batches
 from textus.training.config import PretrainConfig, seconds_of
@@ -72,8 +73,8 @@ class Plan:
     clock: CpuBudget | None = None
     tokens_per_step: int = 0
 
-    def record(self, corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-        """What run.json says of it."""
+    def record(self, corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> RunRecord:
+        """What run.json records of it."""
         return {
             "family": self.family,
             "config": to_dict(self.model),
@@ -90,87 +91,95 @@ class Plan:
         }
 
 
-def plan_count(wish: PretrainConfig, tokenized: TokenizedCorpus) -> Plan:
+def plan_count(request: PretrainConfig, tokenized: TokenizedCorpus) -> Plan:
     """A count model: nothing to measure, one or a few passes."""
-    wish.check()
-    if wish.preset:
+    request.check()
+    if request.preset:
         log_notice(
-            f"{wish.family} counts: it takes as long as that takes, whatever --preset {wish.preset} says"
+            f"{request.family} counts and takes as long as that takes: --preset {request.preset} is ignored"
         )
-    config_class: Any = family_of(wish.family)[1]
+    config_class: Any = family_of(request.family)[1]
     values = {
         "vocab_size": tokenized.tokenizer.vocab_size,
         "end_id": tokenized.tokenizer.end_id,
-        **model_values(wish.overrides_for("model"), config_class),
+        **model_values(request.overrides_for("model"), config_class),
     }
     config = from_dict(config_class, values, "model.")
     train = TrainSettings(
         steps=1,
         batch_size=4,
         context_length=clamp_context_length(tokenized.dataset(), 1 << 16),
-        seed=wish.seed,
+        seed=request.seed,
     )
-    return Plan(wish.family, config, apply_overrides(train, wish.overrides_for("train")), ComputeConfig())
+    return Plan(
+        request.family, config, apply_overrides(train, request.overrides_for("train")), ComputeConfig()
+    )
 
 
-def plan_neural(wish: PretrainConfig, tokenized: TokenizedCorpus, started: float) -> Plan:
+def plan_neural(request: PretrainConfig, tokenized: TokenizedCorpus, started: float) -> Plan:
     """A model trained by gradients: its size from the budget or the depth, its steps from the budget or the data.
 
     `started`: the CPU-seconds from which the budget counts.
     """
-    wish.check()
+    request.check()
     store = tokenized.dataset()
     cores = hardware.usable_cores()
-    budget = seconds_of(wish.preset) * cores if wish.preset else None
+    budget = seconds_of(request.preset) * cores if request.preset else None
     clock = CpuBudget(float(budget), started=started) if budget else None
-    if wish.preset and budget:
+    if request.preset and budget:
         log_notice(
-            f"--preset {wish.preset}: {format_duration(budget)} of CPU time, which is"
+            f"--preset {request.preset}: {format_duration(budget)} of CPU time, which is"
             f" {format_duration(budget / cores)} on {cores} free core(s) and longer where other programs use them"
         )
-    size = size_for(wish, budget)
+    size = size_for(request, budget)
     config: Any
-    if wish.init_from:
-        config, begun = begun_from(wish, size)
+    if request.init_from:
+        config, begun = begun_from(request, size)
     else:
-        config, begun = new_config(wish, size, tokenized.tokenizer, store, budget), TrainSettings(steps=1)
+        config, begun = new_config(request, size, tokenized.tokenizer, store, budget), TrainSettings(steps=1)
     with torch.device("meta"):
-        outline = build(wish.family, config)
-    longest = begun.context_length if wish.init_from else config.context_length or size.context_length
+        outline = build(request.family, config)
+    longest = begun.context_length if request.init_from else config.context_length or size.context_length
     train = TrainSettings(
-        steps=wish.steps or 1,
+        steps=request.steps or 1,
         batch_size=rows_for(outline, size, store),
         context_length=clamp_context_length(store, longest),
-        seed=wish.seed,
+        seed=request.seed,
         optim=begun.optim,
     )
     train = apply_overrides(
-        train, [*wish.overrides_for("train"), *(f"optim.{each}" for each in wish.overrides_for("optim"))]
+        train,
+        [
+            *request.overrides_for("train"),
+            *(f"optim.{assignment}" for assignment in request.overrides_for("optim")),
+        ],
     )
     train = replace(train, optim=replace(train.optim, rate=train.optim.own_rate))
     batches = make_loader(outline, tokenized, **sizes_of(outline, train))
-    choices, measured = choose(wish, config, train, batches)
-    said = [each for each in wish.overrides_for("train") if each.startswith("steps=")]
-    if not wish.steps and not said:
+    choices, measured = choose(request, config, train, batches)
+    steps_given = [
+        assignment for assignment in request.overrides_for("train") if assignment.startswith("steps=")
+    ]
+    if not request.steps and not steps_given:
         most = None
         if clock:
             most = affordable(outline, measured, (clock.budget - clock.used()) * (1 - SHARE_FOR_REST))
-        steps = steps_for(wish.family, config, batches.tokens_per_step, store.n_targets, most)
+        steps = steps_for(request.family, config, batches.tokens_per_step, store.n_targets, most)
         train = replace(train, steps=steps)
-    train = with_intervals(train, wish, choices.workers, batches.tokens_per_step)
-    return Plan(wish.family, config, train, choices, measured, clock, batches.tokens_per_step)
+    train = with_intervals(train, request, choices.workers, batches.tokens_per_step)
+    return Plan(request.family, config, train, choices, measured, clock, batches.tokens_per_step)
 
 
 def new_config(
-    wish: PretrainConfig,
+    request: PretrainConfig,
     size: ModelSize,
     tokenizer: tokenizers.Tokenizer,
     store: TokenDataset,
     budget: float | None,
 ) -> Any:
     """The config of a new model: its size, its dropout by how often the text is read, and what was set."""
-    model_class, config_class = family_of(wish.family)
-    known = {each.name for each in fields(config_class)}
+    model_class, config_class = family_of(request.family)
+    known = {field.name for field in fields(config_class)}
     derived = {
         "vocab_size": tokenizer.vocab_size,
         "end_id": tokenizer.end_id,
@@ -178,7 +187,7 @@ def new_config(
         **model_class.config_for_size(size.n_layer, size.d_model, size.context_length),
     }
     values = {name: value for name, value in derived.items() if name in known}
-    values |= model_values(wish.overrides_for("model"), config_class)
+    values |= model_values(request.overrides_for("model"), config_class)
     wanted = int(values.get("context_length") or size.context_length)
     if "context_length" in known:
         values["context_length"] = clamp_context_length(store, wanted)
@@ -192,28 +201,28 @@ def new_config(
     return from_dict(config_class, values, "model.")
 
 
-def begun_from(wish: PretrainConfig, size: ModelSize) -> tuple[Any, TrainSettings]:
-    """The config of the run that is gone on from, with what was set; and how to train it: as it was, at a third of its
-    rates, or where it came from elsewhere by AdamW at 1e-4, on windows no longer than `size` says.
+def begun_from(request: PretrainConfig, size: ModelSize) -> tuple[Any, TrainSettings]:
+    """The config of the run that is continued, with what was set; and how to train it: as it was, at a third of its
+    rates, or where it came from elsewhere by AdamW at 1e-4, on windows no longer than those of `size`.
     """
-    assert wish.init_from is not None
-    record = open_run(wish.init_from).record
-    config_class: Any = family_of(wish.family)[1]
+    assert request.init_from is not None
+    record = open_run(request.init_from).record
+    config_class: Any = family_of(request.family)[1]
     config: Any = from_dict(
-        config_class, record["config"] | model_values(wish.overrides_for("model"), config_class), "model."
+        config_class, record["config"] | model_values(request.overrides_for("model"), config_class), "model."
     )
     if record.get("imported"):
         longest = min(config.context_length or size.context_length, size.context_length)
         return config, TrainSettings(1, context_length=longest, optim=OptimSettings("adamw", 1e-4))
     before = from_dict(TrainSettings, record["settings"], "train.")
-    optim = apply_overrides(before.optim, wish.overrides_for("optim"))
+    optim = apply_overrides(before.optim, request.overrides_for("optim"))
     rate = before.optim.own_rate if optim.optimiser == before.optim.optimiser else RATES[optim.optimiser]
     optim = replace(before.optim, rate=rate / 3, other_rate=before.optim.other_rate / 3)
     return config, replace(before, optim=optim)
 
 
 def rows_for(model: LanguageModel, size: ModelSize, store: TokenDataset) -> int:
-    """Rows a step: as many windows as the size says, or as many documents as hold about as many tokens."""
+    """Rows a step: as many windows as the size has, or as many documents as hold about as many tokens."""
     if not (model.capabilities.needs_source or model.capabilities.one_document_per_row):
         return size.batch_size
     tokens = size.batch_size * size.context_length
@@ -225,20 +234,22 @@ def rows_for(model: LanguageModel, size: ModelSize, store: TokenDataset) -> int:
 
 def model_values(assignments: list[str], config_class: Any) -> dict[str, Any]:
     """The model's fields as the person set them, still words but for None and the parts of tuples."""
-    kinds, found = get_type_hints(config_class), dict[str, Any]()
-    for each in assignments:
-        name, equals, value = each.partition("=")
+    kinds, values = get_type_hints(config_class), dict[str, Any]()
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
         if not equals:
-            raise UsageError("invalid_value", f"--set model.{each} has no '='; write it as model.n_layer=2")
-        found[name] = parse_value(kinds.get(name), value)
-    return found
+            raise UsageError(
+                "invalid_value", f"--set model.{assignment} has no '='; write it as model.n_layer=2"
+            )
+        values[name] = parse_value(kinds.get(name), value)
+    return values
 
 
-def size_for(wish: PretrainConfig, budget: float | None) -> ModelSize:
-    """From the budget's operations, the depth asked for, or a small default."""
-    if wish.depth:
-        width = 64 * wish.depth
-        return ModelSize(wish.depth, width, 256, 32)
+def size_for(request: PretrainConfig, budget: float | None) -> ModelSize:
+    """From the budget's operations, the depth requested, or a small default."""
+    if request.depth:
+        width = 64 * request.depth
+        return ModelSize(request.depth, width, 256, 32)
     if budget is None:
         return ModelSize(4, 192, 128, 32)
     return next(size for most, size in SIZES if operations(budget) <= most)
@@ -262,26 +273,26 @@ def dropout_for(epochs: float) -> float:
 
 
 def choose(
-    wish: PretrainConfig, config: Any, train: TrainSettings, batches: BatchSource
+    request: PretrainConfig, config: Any, train: TrainSettings, batches: BatchSource
 ) -> tuple[ComputeConfig, dict[str, Any]]:
     """The run's choices: another run's, measured (presets), or a fixed rule; `--set choices.…` has the last
     word.
     """
     measured: dict[str, Any] = {}
-    if wish.compute_from:
-        record = open_run(wish.compute_from).record
+    if request.compute_from:
+        record = open_run(request.compute_from).record
         chosen = from_dict(ComputeConfig, record["compute"], "compute.")
-    elif wish.preset:
-        compiled = seconds_of(wish.preset) >= 600
-        seconds = seconds_of(wish.preset) * hardware.usable_cores()
+    elif request.preset:
+        compiled = seconds_of(request.preset) >= 600
+        seconds = seconds_of(request.preset) * hardware.usable_cores()
         chosen, measured = measure(
-            wish.family, config, train, batches, compiled=compiled, most=SHARE_TO_MEASURE * seconds
+            request.family, config, train, batches, compiled=compiled, most=SHARE_TO_MEASURE * seconds
         )
     else:
         with torch.device("meta"):
-            outline = build(wish.family, config)
+            outline = build(request.family, config)
         chosen = candidates(outline, compiled=False)[0]
-    return apply_overrides(chosen, wish.overrides_for("choices")), measured
+    return apply_overrides(chosen, request.overrides_for("choices")), measured
 
 
 def steps_for(family: str, config: Any, tokens_per_step: int, n_targets: int, most: int | None) -> int:
@@ -292,7 +303,7 @@ def steps_for(family: str, config: Any, tokens_per_step: int, n_targets: int, mo
         steps = max(20, most)
         if most < 20:
             log_notice(
-                f"the time asked for has room for {most} steps only: 20 are trained, which takes longer;"
+                f"fit into the time {most} steps only: 20 are trained, which takes longer;"
                 " ask for more (--preset 10min, 1h), or take a smaller model"
             )
         useful = max(200, MOST_EPOCHS * n_targets // tokens_per_step)
@@ -308,18 +319,18 @@ def steps_for(family: str, config: Any, tokens_per_step: int, n_targets: int, mo
 
 
 def with_intervals(
-    train: TrainSettings, wish: PretrainConfig, workers: int, tokens_per_step: int
+    train: TrainSettings, request: PretrainConfig, workers: int, tokens_per_step: int
 ) -> TrainSettings:
-    """Micro-batches, and how often to log, evaluate and save, where the person did not say."""
-    said = {each.partition("=")[0] for each in wish.overrides_for("train")}
+    """Micro-batches, and how often to log, evaluate and save, where they were not given."""
+    given = {assignment.partition("=")[0] for assignment in request.overrides_for("train")}
     eighth = max(1, train.steps // 8)
     derived = {
         "micro_batches": micro_batches(tokens_per_step, train.batch_size, workers),
         "log_every": max(1, min(10, train.steps // 50)),
-        "evaluate_every": wish.checkpoint_every or eighth,
-        "checkpoint_every": wish.checkpoint_every or eighth,
+        "evaluate_every": request.checkpoint_every or eighth,
+        "checkpoint_every": request.checkpoint_every or eighth,
     }
-    return replace(train, **{name: value for name, value in derived.items() if name not in said})  # type: ignore[arg-type]
+    return replace(train, **{name: value for name, value in derived.items() if name not in given})  # type: ignore[arg-type]
 
 
 def sizes_of(model: LanguageModel, train: TrainSettings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs: started from a wish, trained to their end, and gone on with after an interruption."""
+"""Pretraining: a run is started from a request, trained to its end, and continued after an interruption."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from textus.models import word_vectors as vectors
 from textus.models.contract import CountBased, LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
+from textus.runs.record import RunRecord
 from textus.runs.store import (
     RunFolder,
     create_run,
@@ -82,7 +83,7 @@ def train(
         record["embeddings"] |= begin_with(ready.model, known, read, embeddings)
         begun = vectors.input_embedding(ready.model).weight
     run = create_run(out, record, read, begun)
-    _tell(plan, tokenized, ready.model)
+    report_plan(plan, tokenized, ready.model)
     return train_to_end(run, ready, plan.clock)
 
 
@@ -91,9 +92,9 @@ def weights_sum(parent: Path) -> str:
     return verify(parent)["model.safetensors"]
 
 
-def begin_as(model: LanguageModel, record: dict[str, Any]) -> None:
-    """Give a model the weights of the run its record goes on from. Raises RunError where that run is gone or has other
-    weights now, UsageError where they do not fit.
+def begin_as(model: LanguageModel, record: RunRecord) -> None:
+    """Give a model the weights of the run its record continues from. Raises RunError where that run is gone or has
+    other weights now, UsageError where they do not fit.
     """
     parent = Path(record["parent"])
     same_weights(parent, record["parent_weights"])
@@ -114,7 +115,7 @@ def take_weights(model: LanguageModel, other: LanguageModel, parent: Path) -> No
     """Give a model the weights of another, which was read from `parent`; UsageError where they do not fit."""
     weights, own = other.state_dict(), model.state_dict()
     for name in sorted(weights.keys() | own.keys()):
-        shapes = [tuple(each[name].shape) if name in each else None for each in (weights, own)]
+        shapes = [tuple(side[name].shape) if name in side else None for side in (weights, own)]
         if shapes[0] != shapes[1]:
             raise UsageError(
                 "weights_mismatch",
@@ -138,18 +139,18 @@ def word_vectors(file: Path, family: str) -> vectors.WordVectors:
 def begin_with(
     model: LanguageModel, known: vectors.WordVectors, tokenizer: tokenizers.Tokenizer, file: Path
 ) -> dict[str, int]:
-    """Word vectors as the model's first input embeddings, told, and how many there were for the record; UsageError
+    """Word vectors as the model's first input embeddings, and how many there were for the record; UsageError
     where none fits.
     """
-    found = vectors.initial_embeddings(model, known, tokenizer)
-    if not found.n_found:
+    coverage = vectors.initial_embeddings(model, known, tokenizer)
+    if not coverage.n_found:
         raise UsageError(
             "incompatible_data",
             f"--embeddings {file}: no piece of the tokenizer has a vector; give vectors of the corpus' language, or a"
             " tokenizer with longer pieces (--tokenizer word)",
         )
-    log_notice(f"{found} pieces have a vector in {file}")
-    return {"tokens_with_vector": found.n_found, "tokens": found.total}
+    log_notice(f"{coverage} pieces have a vector in {file}")
+    return {"tokens_with_vector": coverage.n_found, "tokens": coverage.total}
 
 
 def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
@@ -163,12 +164,12 @@ def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
 
 
 def one_thread() -> None:
-    """Work as all training here does: memory kept, one thread a worker: why, docs/log.md tells."""
+    """Work as all training here does: memory kept, one thread a worker: docs/log.md has the reasons."""
     keep_freed_memory()
     torch.set_num_threads(1)
 
 
-def _tell(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) -> None:
+def report_plan(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) -> None:
     train, choices, store = plan.train, plan.choices, tokenized.dataset()
     if isinstance(model, CountBased):
         log_notice(f"{plan.family}: counting {store.n_targets:,} tokens")
@@ -184,7 +185,7 @@ def _tell(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) -> None:
     )
     if tokens > 100 * store.n_targets:
         log_notice(
-            "each text will be read over a hundred times: expect it to be memorised rather than learnt from"
+            "each text will be read over a hundred times: expect it to be memorised rather than learned from"
         )
     if train.steps <= (warm_up := getattr(plan.model, "warmup_steps", 0)):
         log_notice(
@@ -229,7 +230,7 @@ def recorded_corpus(run: RunFolder, moved: Path | None = None) -> Corpus:
         raise RunError(
             "data_changed",
             f"{path} is another corpus than {run.path} was started on (fingerprint {corpus.fingerprint}, was"
-            f" {kept['fingerprint']}); bring the old one back (--corpus FOLDER says where it is), or train anew with"
+            f" {kept['fingerprint']}); bring the old one back (if it was moved: --corpus FOLDER), or train anew with"
             " --out elsewhere",
         )
     if moved:
@@ -249,7 +250,7 @@ class TrainingSetup:
     evaluate: Evaluate | None
 
 
-def prepare(record: dict[str, Any], tokenized: TokenizedCorpus, *, begin: bool = True) -> TrainingSetup:
+def prepare(record: RunRecord, tokenized: TokenizedCorpus, *, begin: bool = True) -> TrainingSetup:
     """All that a run's record decides, built; without `begin`, the weights are those of a checkpoint, and no parent is
     needed. UsageError for what does not go together.
     """
@@ -287,23 +288,24 @@ def prepare(record: dict[str, Any], tokenized: TokenizedCorpus, *, begin: bool =
 def train_to_end(
     run: RunFolder, ready: TrainingSetup, clock: CpuBudget | None = None, until: int | None = None
 ) -> Path:
-    """Train, or go on from the run's newest checkpoint; says what the family finds wrong with the weights to use."""
+    """Train, or continue from the run's newest checkpoint; reports what the family finds wrong with the weights"
+    " to use."""
     fit(
         ready.model, ready.batches, settings=ready.settings, run=run, clock=clock, backward=ready.backward,
         evaluate=ready.evaluate, until=until,
     )  # fmt: skip
-    if wrong := ready.model.diagnose(found_of(run)):
+    if wrong := ready.model.diagnose(last_metrics(run)):
         log_notice(wrong)
     return run.path
 
 
-def found_of(run: RunFolder) -> dict[str, Any]:
-    """What the log says of the weights to use, where they were evaluated."""
+def last_metrics(run: RunFolder) -> dict[str, Any]:
+    """What the log records of the weights to use, where they were evaluated."""
     used = run.record.get("weights", {}).get("step", run.record.get("steps"))
-    found = [
+    evaluations = [
         entry for entry in read_log(run.path / "log.jsonl") if "validation" in entry and entry["step"] == used
     ]
-    return found[-1] if found else {}
+    return evaluations[-1] if evaluations else {}
 
 
 VALIDATION_TOKENS = 1 << 14
@@ -337,13 +339,13 @@ def _evaluation(model: LanguageModel, tokenized: TokenizedCorpus, train: TrainSe
     sampling = SamplingParams(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
-        found: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}
-        found |= model.validation_metrics(batches)
+        metrics: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}
+        metrics |= model.validation_metrics(batches)
         if not model.capabilities.can_generate:
-            return found
+            return metrics
         engine = Engine(model, end_id=tokenizer.end_id)
         events = engine.stream([first], [sampling], None if source is None else [source])
         sample = tokenizer.decode([event.id for event in events if event.id is not None])
-        return {**found, "sample": sample}
+        return {**metrics, "sample": sample}
 
     return evaluate

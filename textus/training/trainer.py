@@ -2,7 +2,7 @@
 
 What differs between ways of training comes as an argument (`backward`, `evaluate`). A step is a function of
 (weights, optimiser memory, step number): batches, random numbers and rates are all derived from the step, so
-that a run killed at any moment goes on from its last checkpoint to the same bytes.
+that a run killed at any moment continues from its last checkpoint to the same bytes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TrainSettings:
     patience: int = 0
     """So many evaluations in a row that find nothing better end the training; 0: none do."""
     checkpoint_every: int = 0
-    """Steps between checkpoints; beside them there is one every `SAVE_SECONDS`."""
+    """Steps between checkpoints; next to them there is one every `SAVE_SECONDS`."""
     keep_checkpoints: bool = False
     """Whether a finished run keeps its checkpoints, several times as large as the weights to use."""
     keep: Literal["best", "last"] = "best"
@@ -119,7 +119,7 @@ the least of something else, and what else is worth a look."""
 
 
 def check_patience(model: LanguageModel, settings: TrainSettings, evaluate: Evaluate | None) -> None:
-    """UsageError where training is to end for want of something better, and nothing would tell."""
+    """UsageError where training is to end for lack of improvement, and nothing measures it."""
     if not settings.patience:
         return
     if model.capabilities.use_last_checkpoint or isinstance(model, CountBased):
@@ -135,9 +135,9 @@ def check_patience(model: LanguageModel, settings: TrainSettings, evaluate: Eval
     raise UsageError("incompatible_settings", f"train.patience={settings.patience}: {why}")
 
 
-def chosen_by(found: dict[str, Any]) -> float:
+def chosen_by(metrics: dict[str, Any]) -> float:
     """What the best weights have least of."""
-    value: float = found.get("criterion", found["validation"])
+    value: float = metrics.get("criterion", metrics["validation"])
     return value
 
 
@@ -156,7 +156,7 @@ def fit(
     checkpoint. `until`: stop at this step as Ctrl-C would.
 
     `backward` makes a step's gradients: `GradientAccumulator(model, workers, loss).of_all(pieces)` for a loss, or
-    whatever else fills them; without it the model's own loss in one thread. `evaluate` says how good the model is on
+    whatever else fills them; without it the model's own loss in one thread. `evaluate` measures the model on
     the way. Raises TrainingError (not-a-number, no space left) and Interrupted, both after the last good checkpoint
     is on disk.
     """
@@ -184,7 +184,7 @@ def _count(
     stopped: Callable[[int], bool],
     evaluate: Evaluate | None,
 ) -> None:
-    """Count models: every batch once a pass, then an update; goes on after the last pass that was saved. Evaluated
+    """Count models: every batch once a pass, then an update; continues after the last pass that was saved. Evaluated
     once, at the end.
     """
     assert isinstance(model, CountBased)
@@ -378,14 +378,14 @@ class Trainer:
     def evaluate_and_save(self, evaluate: Evaluate) -> None:
         """Validation loss; the best so far is remembered and has a checkpoint, whose tensors are written once."""
         self.model.eval()
-        found = evaluate(self.model)
+        metrics = evaluate(self.model)
         self.model.train()
         used = {"cpu_seconds": round(self.cpu_used(), 2), "seconds": round(self.seconds_used(), 2)}
-        self.run.log({"step": self.step, **found, **used})
+        self.run.log({"step": self.step, **metrics, **used})
         self.evaluated = self.step
         if self.model.capabilities.use_last_checkpoint or self.settings.keep == "last":
             return
-        figures = {name: value for name, value in found.items() if name in ("validation", "criterion")}
+        figures = {name: value for name, value in metrics.items() if name in ("validation", "criterion")}
         if self.best is None or chosen_by(figures) < chosen_by(self.best):
             self.best, self.no_better = {"step": self.step, **figures}, 0
             self.save()
@@ -400,7 +400,7 @@ class Trainer:
             "best": self.best,
             "evaluated": self.evaluated,
             "no_better": self.no_better,
-            "schedule_cuts": [vars(each) for each in self.schedule.replans],
+            "schedule_cuts": [vars(cut) for cut in self.schedule.replans],
             "cpu_seconds": self.cpu_used(),
             "seconds": self.seconds_used(),
         }
@@ -414,14 +414,14 @@ class Trainer:
         self.saved, self.saved_at = self.step, time.monotonic()
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
-        """Go on from a checkpoint; without one, from the seed."""
+        """Continue from a checkpoint; without one, from the seed."""
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint.weights)
             restore(self.optimisers, checkpoint.optimiser)
             self.step = self.saved = checkpoint.step
             self.best, self.evaluated = checkpoint.state["best"], checkpoint.state["evaluated"]
             self.no_better = checkpoint.state.get("no_better", 0)
-            self.schedule.replans = [ScheduleCut(**each) for each in checkpoint.state["schedule_cuts"]]
+            self.schedule.replans = [ScheduleCut(**cut) for cut in checkpoint.state["schedule_cuts"]]
             self.cpu_before = checkpoint.state["cpu_seconds"]
             self.seconds_before = checkpoint.state["seconds"]
         elif self.run.steps():
@@ -437,7 +437,7 @@ class Trainer:
             self.clock.used_before += self.cpu_before
 
     def best_weights(self) -> dict[str, Tensor]:
-        """The weights to use: the best if validated, else the last; run.json says which."""
+        """The weights to use: the best if validated, else the last; run.json records which."""
         weights, used = self.model.state_dict(), self.step
         if self.best and self.best["step"] != self.step:
             best = self.run.checkpoint(self.best["step"], otherwise="the last weights are used instead")
@@ -450,7 +450,7 @@ class Trainer:
                 "steps": self.step,
                 "weights": {"step": used, "why": "best validation" if self.best else "last"},
                 "best": self.best,
-                "schedule_cuts": [vars(each) for each in self.schedule.replans],
+                "schedule_cuts": [vars(cut) for cut in self.schedule.replans],
                 "cpu_seconds": round(self.cpu_used(), 2),
                 "seconds": round(self.seconds_used(), 2),
                 "peak_memory_bytes": peak_memory_bytes(),
@@ -496,14 +496,14 @@ def deterministic() -> Iterator[None]:
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a question the loop asks between steps; a second one acts at once."""
-    asked = False
+    stopped = False
     before: dict[int, Any] = {}
 
     def ask(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        nonlocal stopped
+        stopped = True
+        for number, handler in before.items():
+            signal.signal(number, handler)
         log_notice("stopping after this step; once more to stop at once (what was not saved is lost)")
 
     try:
@@ -512,7 +512,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     except ValueError:  # not in the main thread: whoever runs us there keeps the signals
         before.clear()
     try:
-        yield lambda: asked
+        yield lambda: stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

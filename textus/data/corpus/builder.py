@@ -133,7 +133,7 @@ def build_from_documents(
 
 
 def read_config(settings: CorpusSettings) -> ReadConfig:
-    """How the settings say to read tables. Raises UsageError for columns or a delimiter that cannot be used."""
+    """How tables are read, by the settings. Raises UsageError for columns or a delimiter that cannot be used."""
     columns = parse_columns(settings.columns)
     if settings.text_column != "text":
         if columns:
@@ -191,7 +191,7 @@ def build_in(
             raise
         raise TextusError(
             "disk_full",
-            f"no space left while writing {out}; nothing of it was kept; make room: it takes twice the size "
+            f"no space left while writing {out}; nothing of it was kept; free some space: it takes twice the size "
             "of its text while it is built",
         ) from error
     return open_corpus(out)
@@ -394,7 +394,7 @@ def is_validation(rows: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def choose_split(stage: StagingArea, settings: CorpusSettings) -> tuple[str, float]:
-    """The split to use; where it is chosen here, or leaves nothing to validate on, a line says so."""
+    """The split to use; where it is chosen here, or leaves nothing to validate on, that is reported."""
     kind, fraction = parse_split(settings.split)
     if stage.pairs and kind == "tail":
         raise UsageError(

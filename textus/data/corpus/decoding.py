@@ -35,7 +35,7 @@ BYTE_ORDER_MARKS = (
 )
 SAMPLE_BYTES = 1 << 18
 EVIDENCE_CHARS = 1 << 20
-"""So many characters beyond ASCII after the first broken byte are enough to tell."""
+"""So many characters beyond ASCII after the first broken byte are enough to decide."""
 
 MIN_HANZI_RATIO = 0.15
 CLEAR_HANZI_RATIO, CLEAR_BYTES = 0.35, 40

@@ -48,7 +48,7 @@ def module_docstrings(path: Path) -> str:
 
 
 def iter_statements(node: ast.AST) -> Iterator[ast.AST]:
-    """A tree's nodes as they stand in the text; of statements only, since expressions hold no docstring."""
+    """A tree's nodes in the order of the text; of statements only, since expressions hold no docstring."""
     yield node
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt | ast.excepthandler):

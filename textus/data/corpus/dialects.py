@@ -241,7 +241,7 @@ def csv_problem(number: int, error: csv.Error) -> RowProblem:
 
 
 CARRIAGE_RETURNS = "carriage returns"
-"""The kind of problem that says nothing about a file's dialect."""
+"""The kind of problem that is no evidence about a file's dialect."""
 
 
 def double_backslashes(line: str) -> str:

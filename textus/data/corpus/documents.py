@@ -120,7 +120,7 @@ def parse_split(split: str) -> tuple[str, float]:
         ) from error
     if not 0 < fraction < 1:
         raise UsageError(
-            "out_of_range", f"split {split!r}: the share must lie between 0 and 1, such as {kind}:0.1"
+            "out_of_range", f"split {split!r}: the share must be between 0 and 1, such as {kind}:0.1"
         )
     return kind, fraction
 

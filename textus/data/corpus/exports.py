@@ -56,7 +56,7 @@ def object_entries(value: Row, report: Callable[[str], None]) -> Iterator[tuple[
         yield from list_entries([annotation for annotation in annotations if annotation is not None])
         return
     if is_pandas_split(value):
-        report("the rows are lists beside the names of their columns, as pandas writes them, and read so")
+        report("the rows are lists next to the names of their columns, as pandas writes them, and read so")
         for number, cells in enumerate(value["data"]):
             yield f"entry {number}", dict(zip(value["columns"], cells, strict=True))
         return
@@ -191,7 +191,7 @@ def has_offsets(span: Row) -> bool:
 
 
 def has_own_text(span: Row) -> bool:
-    """Whether a span has its own text beside its places."""
+    """Whether a span has its own text next to its places."""
     return has_offsets(span) and isinstance(span.get("text"), str)
 
 
@@ -303,7 +303,7 @@ def annotation_fields(results: list[Row], text: Any, noted: Callable[[str], None
 def prodigy_row(row: Row, noted: Callable[[str], None]) -> Row:
     """A row of Prodigy: its text and spans, without its tokens."""
     if row.get("answer", "accept") != "accept":
-        return {name: value for name, value in row.items() if name not in ("tokens", "spans")}  # as it says
+        return {name: value for name, value in row.items() if name not in ("tokens", "spans")}  # as it states
     rest = {name: value for name, value in row.items() if name not in ("tokens", "spans", "answer")}
     return rest | {"entities": parse_spans(row.get("spans") or [], row.get("text"), noted)}
 

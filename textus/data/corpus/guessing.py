@@ -1,9 +1,9 @@
 """Which encoding bytes are in that are neither marked, nor UTF-8, nor declared: candidates read and compared.
 
-`charset-normalizer` is asked first; what it proposes counts for something, but its measure of disorder cannot tell
+`charset-normalizer` comes first; what it proposes counts for something, but its measure of disorder cannot separate
 Hungarian in cp1250 from the same bytes in cp1252, nor `5µm` from a Chinese character. So every candidate is read as
 text, and the one that reads best as some language is taken (see `languages`). Of the 385 legacy files of chardet's
-tests charset-normalizer alone reads 349 as their names say, this way 380.
+tests charset-normalizer alone reads 349 as named, this way 380.
 """
 
 from __future__ import annotations

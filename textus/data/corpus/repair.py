@@ -1,8 +1,8 @@
 """Characters to clean ones: broken bytes, mojibake, controls, line ends, NFC. Clean text is unchanged.
 
 Mojibake is mended by `ftfy` (Robyn Speer) with everything off that would touch good text: curly quotes, full-width
-letters, ligatures and HTML entities stay as they are. ftfy's own test for mojibake runs at some 15 MB/s, so it is asked
-only about lines in which something suspicious stands; `tests/test_corpus.py` holds that this skips nothing.
+letters, ligatures and HTML entities stay as they are. ftfy's own test for mojibake runs at some 15 MB/s, so it is
+called only for lines with something suspicious; `tests/test_corpus.py` holds that this skips nothing.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def scan(
     default = "text" if any_suffix else None
     for path in map(Path, given):
         if not os.path.lexists(path):
-            raise DataError("not_found", f"{path} is not there; give a file or folder of text")
+            raise DataError("not_found", f"{path} does not exist; give a file or folder of text")
         if path.is_dir():
             yield from scan_folder(path, skip.resolve(), advance, default)
         else:
@@ -326,7 +326,7 @@ def read_blocks(source: Source) -> Iterator[bytes]:
 
 
 def total_bytes(given: Iterable[str | Path]) -> int:
-    """How many bytes lie under the paths given, read or not: the length of the progress bar."""
+    """How many bytes there are below the given paths, read or not: the length of the progress bar."""
     total, pending = 0, [os.fspath(path) for path in given]
     while pending:
         path = pending.pop()
@@ -343,7 +343,7 @@ def total_bytes(given: Iterable[str | Path]) -> int:
 
 
 def file_size(path: Path) -> int:
-    """The size of a file in bytes; 0 where it cannot be told."""
+    """The size of a file in bytes; 0 where it is unknown."""
     try:
         return path.stat().st_size
     except OSError:

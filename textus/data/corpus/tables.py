@@ -265,7 +265,7 @@ def nested_value(row: Row, column: str) -> Any:
 
 
 def is_true(value: Any) -> bool:
-    """Whether a cell of a column for one class says that the row is of it."""
+    """Whether a cell in the column of a class marks the row as one of that class."""
     return str(value).strip().lower() in ("1", "1.0", "true", "yes")
 
 
@@ -518,7 +518,7 @@ def parquet_rows(source: Source, naming: ColumnNaming, only: tuple[str, ...]) ->
 
 
 def open_seekable(source: Source) -> BinaryIO:
-    """The bytes of a source in a file one can seek in: itself, or spooled where it lies in an archive."""
+    """The bytes of a source in a file one can seek in: itself, or spooled where it is in an archive."""
     try:
         file = source.open()
     except READ_ERRORS as error:
