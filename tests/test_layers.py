@@ -43,7 +43,7 @@ LAYERS = {
     """,
     "metrics": """
         __init__ calibration resampling
-        classification entities ranking regression spans
+        classification entities overlap ranking regression spans
     """,
     "tokenizers": """
         compat provenance
@@ -60,7 +60,7 @@ LAYERS = {
         __init__ batch corpus
         eval_text labeled token_dataset
         bucketing loader skipping
-        denoising read_options
+        denoising read_options text_pairs
         pair_loaders passages
         inputs
         output
@@ -129,19 +129,20 @@ LAYERS = {
     "tasks": """
         __init__ config labels reporting rows
         base
-        classification encoding question_answering registry token_data
-        inference multitask regression relation_data tagging validation
+        classification encoding generation question_answering token_data
+        inference multitask registry regression relation_data tagging text2text
+        validation
         prediction relations similarity
     """,
     "finetuning": """
         __init__ config solved
-        data length
+        data length text_training
         outcome
         finetune
         hyperparameters
     """,
     "evaluation": """
-        __init__ config perplexity
+        __init__ config perplexity text_baselines
         comparison fewshot inspection
         task_report
         ensembles robustness task_comparison

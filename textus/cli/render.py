@@ -202,12 +202,13 @@ def task_scores(result: Mapping[str, Any]) -> str:
         tables.append(classes)
     lines += [text_table(rows) for rows in tables if rows]
     for mistake in result.get("mistakes", [])[:3]:
-        how = (
-            f"{mistake['times']} times"
-            if "times" in mistake
-            else f"off by {format_value(mistake.get('off'))}"
-        )
-        how = f"{mistake['probability']:.2f}" if "probability" in mistake else how
+        forms = {
+            "probability": "{:.2f}",
+            "times": "{} times",
+            "rouge_l": "ROUGE-L {:.2f}",
+            "off": "off by {:.4g}",
+        }
+        how = next((form.format(mistake[name]) for name, form in forms.items() if name in mistake), "")
         line = f"{mistake['label']}, answered {mistake['answer']} ({how})"
         own = f" (id {mistake['id']})" if mistake.get("id") is not None else ""
         lines.append(f"  {mistake['where']}{own}: {line}: {mistake['text'][:80]}")

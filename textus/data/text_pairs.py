@@ -67,7 +67,7 @@ class PairFormat:
 def pair_loader(
     pairs: Sequence[IdPair], form: PairFormat, *, batch_size: int, seed: int, shuffle: bool = True
 ) -> BucketLoader | PromptLoader:
-    """The batches of these pairs, rows of like length together. Raises DataError where there are none."""
+    """The batches of these pairs, rows of like length together. Raises DataError for no pair."""
     if not pairs:
         raise DataError("empty_data", "there is no pair to train on")
     size = min(batch_size, len(pairs))
@@ -130,4 +130,3 @@ class PromptLoader:
 
     def _by_length(self, rows: Ids) -> Ids:
         return rows[np.argsort(self.lengths[rows], kind="stable")]
-

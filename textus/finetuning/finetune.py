@@ -45,7 +45,7 @@ from textus.runs.record import RunRecord
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.tasks.base import EncodedExample, Task, has_blanks, joined_text
 from textus.tasks.encoding import ExampleLoader, encode_examples, input_template
-from textus.tasks.generation import GenerationTask
+from textus.tasks.generation import GenerationTask, pair_format
 from textus.tasks.inference import add_head, head_loss
 from textus.tasks.multitask import MixSettings, MultitaskLoader
 from textus.tasks.registry import record_for_task, task_class, task_names
@@ -363,7 +363,7 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
         with torch.device("meta"):
             outline = build(family, config)
         pairs: Any = text_training.encode(data.task, data.train, data.dev, outline, tokenizer)
-        return pairs  # type: ignore[no-any-return]
+        return pairs
     frame = input_template(config, tokenizer, data.task.max_length)
     train, dev = (encode_examples(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
     useful = data.task.training_rows(train)
@@ -400,7 +400,8 @@ def prepare(
         model.to(choices.device).train()
         model.set_compute(choices.precision, choices.attention, choices.step)
         pairs: Any = rows[record["task"]]
-        return text_training.setup(model, task, pairs, tokenizer, choices, train)
+        form = pair_format(model, tokenizer, task.name)
+        return text_training.setup(model, form, pairs, choices, train)
     new = heads_from(model, [part.task for part in parts.values()], before)
     lora.apply_method(model, record["method"], record["method_settings"])
     model.to(choices.device).train()

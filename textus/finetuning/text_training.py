@@ -10,7 +10,7 @@ from typing import Any
 from textus.core import hardware
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
-from textus.data.text_pairs import IdPair, pair_loader
+from textus.data.text_pairs import IdPair, PairFormat, pair_loader
 from textus.models.contract import LanguageModel
 from textus.tasks.base import Example
 from textus.tasks.generation import GenerationTask, encode_pairs, pair_format
@@ -27,8 +27,6 @@ MAX_BATCH_SIZE = 256
 MIN_STEPS_PER_EPOCH = 20
 VALIDATION_PAIRS = 1000
 """Held-out pairs of which the loss is computed while training."""
-SCORED_PAIRS = 200
-"""Held-out pairs that are written and scored at the end."""
 
 PairsOfBoth = tuple[list[IdPair], list[IdPair]]
 
@@ -71,15 +69,9 @@ def with_workers(compute: ComputeConfig, model: LanguageModel, given: Sequence[s
 
 
 def setup(
-    model: LanguageModel,
-    task: GenerationTask,
-    pairs: PairsOfBoth,
-    tokenizer: Tokenizer,
-    compute: ComputeConfig,
-    train: TrainSettings,
+    model: LanguageModel, form: PairFormat, pairs: PairsOfBoth, compute: ComputeConfig, train: TrainSettings
 ) -> TrainingSetup:
     """What `fit` takes; `pairs` are those to train on and those held out."""
-    form = pair_format(model, tokenizer, task.name)
     batches = pair_loader(pairs[0], form, batch_size=train.batch_size, seed=train.seed)
     held = pair_loader(pairs[1][:VALIDATION_PAIRS], form, batch_size=64, seed=0, shuffle=False)
     validation = [held.batch(number) for number in range(held.n_batches)]

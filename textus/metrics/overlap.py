@@ -132,7 +132,7 @@ def rouge_scores(
 def rouge(
     outputs: Sequence[str], references: Sequence[str], *, intervals: bool = True
 ) -> dict[str, dict[str, float]]:
-    """Mean ROUGE-1, -2 and -L F1 with intervals over texts; of Chinese also `rouge_l_words` where `jieba` is installed."""
+    """Mean ROUGE-1, -2 and -L F1 with intervals over texts; of Chinese also `rouge_l_words`, with `jieba` installed."""
     scores = rouge_scores(outputs, references)
     result = {name: estimate(values, intervals=intervals) for name, values in scores.items()}
     if intervals and is_chinese(references) and has_jieba():
@@ -145,5 +145,3 @@ def has_jieba() -> bool:
     from importlib.util import find_spec
 
     return find_spec("jieba") is not None
-
-

@@ -70,8 +70,9 @@ def encode_pairs(
 ) -> list[IdPair]:
     """Examples as pairs that fit the context; how many texts were cut is reported."""
     fitted = [form.fit(pair) for pair in task.pairs(examples, tokenizer)]
-    for side, place in (("source", 1), ("target", 2)):
-        if cut := [row[place] for row in fitted if row[place]]:
+    n_cut = {"source": [row[1] for row in fitted], "target": [row[2] for row in fitted]}
+    for side, counts in n_cut.items():
+        if cut := [count for count in counts if count]:
             log_notice(
                 f"{len(cut):,} of {len(fitted):,} {side}s are longer than the context of {form.context_length} tokens:"
                 f" their ends, {sum(cut):,} tokens in all, are not learned"
@@ -102,8 +103,8 @@ def write_texts(
 def batches_of(
     task: GenerationTask, model: LanguageModel, sources: Sequence[list[int]]
 ) -> Iterator[tuple[list[int], BeamParams]]:
-    """The indices of sources that are not empty, by length, with how they are searched: those of a batch share it, so that a
-    text does not depend on its neighbours.
+    """The indices of sources that are not empty, by length, with how they are searched: those of a batch share it, so
+    that a text does not depend on its neighbours.
     """
     order = sorted((row for row, ids in enumerate(sources) if ids), key=lambda row: len(sources[row]))
     for params, group in groupby(order, key=lambda row: task.search(model, len(sources[row]))):
@@ -127,10 +128,10 @@ def write_ids(
         prompts = [form.prompt(sources[row]) for row in rows]
         given = None if form.is_causal else [sources[row] for row in rows]
         if params.beams > 1:
-            found = beam_search(
+            best = beam_search(
                 model, prompts, params, sources=given, ends=tokenizer.end_ids, n_ids=tokenizer.vocab_size
             )
-            for row, ids in zip(rows, found, strict=True):
+            for row, ids in zip(rows, best, strict=True):
                 written[row] = list(ids)
             continue
         engine = Engine(model, end_id=tokenizer.end_ids, max_rows=ROWS_AT_ONCE, n_ids=tokenizer.vocab_size)

@@ -145,8 +145,8 @@ class Text2Text(GenerationTask):
         order = np.argsort(values, kind="stable")[:SHOWN]
         return [
             {
-                "where": examples[n].where, "source": examples[n].texts[0], "output": outputs[n],
-                "target": examples[n].label, "rouge_l": round(float(values[n]), 4),
+                "where": examples[n].where, "text": examples[n].texts[0], "label": examples[n].label,
+                "answer": outputs[n], "rouge_l": round(float(values[n]), 4),
             }
             for n in order.tolist()
         ]  # fmt: skip
@@ -156,7 +156,9 @@ class Text2Text(GenerationTask):
     ) -> tuple[str, Floats] | None:
         if self.settings.goal != "summarize":
             return None
-        return "rouge_l", overlap.rouge_scores(outputs, [str(example.label) for example in examples])["rouge_l"]
+        return "rouge_l", overlap.rouge_scores(outputs, [str(example.label) for example in examples])[
+            "rouge_l"
+        ]
 
     def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[str]
