@@ -149,6 +149,7 @@ LAYERS = {
     """,
     "pipelines": """
         __init__ config embeddings extraction search_index
+        rewriting
     """,
     "serving": """
         schemas
@@ -159,14 +160,15 @@ LAYERS = {
     """,
     "api": """
         checks conversation corpus exchange signatures
+        task_methods
         data run search
         inference training
-        runs
+        rewriting runs
         __init__
     """,
     "cli": """
         __init__ params render
-        augment chat corpus demo exchange index train validate
+        augment chat corpus demo exchange index rewriting train validate
         inference
         app
         help

@@ -23,6 +23,7 @@ from textus.api.inference import (
     robustness,
     triples,
 )
+from textus.api.rewriting import summarize, translate
 from textus.api.run import Run
 from textus.api.runs import doctor, export, import_model, pull, serve, show, verify
 from textus.api.search import build_index, evaluate_index, open_index, search
@@ -40,7 +41,7 @@ from textus.core.errors import TextusError
 from textus.evaluation.config import EvalConfig, FewShotConfig, PredictConfig
 from textus.finetuning.config import FinetuneConfig, TuneConfig
 from textus.generation.params import SamplingParams
-from textus.pipelines.config import EmbedConfig, IndexConfig
+from textus.pipelines.config import EmbedConfig, IndexConfig, RewriteConfig
 from textus.tasks.config import ValidateConfig
 from textus.training.config import PretrainConfig
 
@@ -49,12 +50,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AugmentConfig", "ClozeConfig", "EmbedConfig", "EvalConfig", "FewShotConfig", "FinetuneConfig", "Index",
-    "IndexConfig", "PredictConfig", "PretrainConfig", "Run", "SamplingParams", "TextusError", "TuneConfig",
-    "ValidateConfig", "augment", "build_corpus", "build_index", "chat", "cloze", "compare", "doctor", "embed",
-    "ensemble_evaluate", "ensemble_predict", "evaluate", "evaluate_index", "export", "fewshot", "finetune",
+    "IndexConfig", "PredictConfig", "PretrainConfig", "RewriteConfig", "Run", "SamplingParams", "TextusError",
+    "TuneConfig", "ValidateConfig", "augment", "build_corpus", "build_index", "chat", "cloze", "compare", "doctor",
+    "embed", "ensemble_evaluate", "ensemble_predict", "evaluate", "evaluate_index", "export", "fewshot", "finetune",
     "generate", "import_model", "iter_predictions", "load_tokenizer", "open_corpus", "open_index", "open_run",
     "predict", "pull", "report_tokenizer", "resume", "robustness", "search", "serve", "show", "show_corpus",
-    "trace_corpus", "train", "train_tokenizer", "triples", "tune", "validate", "verify", "verify_determinism",
+    "summarize", "trace_corpus", "train", "train_tokenizer", "translate", "triples", "tune", "validate", "verify",
+    "verify_determinism",
 ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from textus.cli.inference import (
     triples,
     verify,
 )
+from textus.cli.rewriting import summarize, translate
 from textus.cli.train import bench, finetune, resume, train
 from textus.cli.validate import validate
 from textus.core.plugins import load_plugins
@@ -42,6 +43,8 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "tune": tune,
     "predict": predict,
     "triples": triples,
+    "translate": translate,
+    "summarize": summarize,
     "fewshot": fewshot,
     "embed": embed,
     "index": {"build": index_build, "evaluate": index_evaluate},

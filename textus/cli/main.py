@@ -176,7 +176,7 @@ def work(app: App, words: list[str]) -> int:
 
 def with_stdin(words: list[str]) -> list[str]:
     """A single - in place of a text, as the name of standard input: the parser takes it for an option."""
-    if words[0] not in ("predict", "generate"):
+    if words[0] not in ("predict", "generate", "translate", "summarize"):
         return words
     result = list(words)
     for place, (before, word) in enumerate(pairwise(words), 1):

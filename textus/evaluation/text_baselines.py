@@ -94,10 +94,10 @@ class PhraseTable:
         source_of = np.asarray([numbers.setdefault(source, len(numbers)) for source, _ in names])
         table: np.ndarray = np.ones(len(names))
         for _ in range(ROUNDS):
-            mass = table[cells]
-            mass /= np.bincount(groups, mass)[groups]
+            mass: np.ndarray = table[cells]
+            mass = mass / np.bincount(groups, mass)[groups]
             table = np.bincount(cells, mass, len(names))
-            table /= np.bincount(source_of, table)[source_of]
+            table = table / np.bincount(source_of, table)[source_of]
         best: dict[str, tuple[float, str]] = {}
         for (source, target), probability in zip(names, table.tolist(), strict=True):
             if probability > best.get(source, (0.0, ""))[0]:
