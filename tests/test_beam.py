@@ -1,182 +1,219 @@
-"""Beam search, token for token that of `transformers` on the same weights."""
+"""Beam search against transformers' own, on random models of several shapes, and against itself, text by text."""
 
 from __future__ import annotations
 
-import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from raising import raises
+import torch
+import transformers
 
 from textus.core.errors import RunError, UsageError
 from textus.generation import beam
-from textus.generation.beam import BeamParams, beam_search
-from textus.generation.sampling import generate
+from textus.generation.beam import Hypothesis, beam_search
+from textus.generation.engine import Engine
+from textus.generation.params import SamplingParams
 from textus.interop.folder import read_folder
 from textus.models.registry import build
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-VOCABULARY, END, PAD = 40, 1, 0
-SIZES = {
-    "t5": transformers.T5Config(
-        vocab_size=VOCABULARY, d_model=24, d_kv=6, d_ff=32, num_layers=2, num_heads=4, decoder_start_token_id=PAD,
-        eos_token_id=END, pad_token_id=PAD, dropout_rate=0.0,
-    ),
-    "t5-gated": transformers.T5Config(
-        vocab_size=VOCABULARY, d_model=24, d_kv=6, d_ff=32, num_layers=1, num_heads=4, decoder_start_token_id=PAD,
-        eos_token_id=END, pad_token_id=PAD, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
-    ),
-    "llama": transformers.LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=96, bos_token_id=2, eos_token_id=END, pad_token_id=PAD,
-    ),
-    "gpt2": transformers.GPT2Config(
-        vocab_size=VOCABULARY, n_embd=24, n_layer=2, n_head=4, n_positions=96, bos_token_id=2, eos_token_id=END,
-        pad_token_id=PAD,
-    ),
-}  # fmt: skip
+V, END, CONTEXT = 31, 1, 64
+BEAMS = SamplingParams(beams=4, max_tokens=12)
+SHAPES = ("t5", "t5 v1.1", "flan-t5 of silu", "llama", "gpt2")
+PENALTIES = (0.0, 1.0, 2.0)
 
 
-@pytest.fixture(scope="module", params=SIZES)
-def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Any]:
-    """A random model of transformers, and the same read by Textus."""
-    folder = tmp_path_factory.mktemp("models") / request.param
-    torch.manual_seed(3)
-    config = SIZES[request.param]
-    auto = transformers.AutoModelForSeq2SeqLM if "t5" in request.param else transformers.AutoModelForCausalLM
-    theirs = auto.from_config(config).eval()
-    with torch.no_grad():  # weights large enough that texts differ
+def theirs_of(shape: str, seed: int) -> Any:
+    """A random model of transformers, its weights large enough that texts differ."""
+    torch.manual_seed(seed)
+    t5 = {
+        "vocab_size": V, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 3, "dropout_rate": 0.0,
+        "decoder_start_token_id": 0, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12,
+    }  # fmt: skip
+    ids = {"bos_token_id": 0, "eos_token_id": END, "pad_token_id": 0}
+    if shape == "llama":
+        config: Any = transformers.LlamaConfig(
+            vocab_size=V, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=CONTEXT, **ids,
+        )  # fmt: skip
+    elif shape == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=V, n_embd=16, n_layer=2, n_head=2, n_positions=CONTEXT, **ids
+        )
+    elif shape == "t5":
+        config = transformers.T5Config(**t5)
+    else:
+        forward = "gated-silu" if "silu" in shape else "gated-gelu"
+        config = transformers.T5Config(**t5, feed_forward_proj=forward, tie_word_embeddings=False)
+    is_t5 = config.model_type == "t5"
+    kind = transformers.T5ForConditionalGeneration if is_t5 else transformers.AutoModelForCausalLM.from_config
+    theirs = kind(config).eval()
+    with torch.no_grad():
         for parameter in theirs.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
+    return theirs
+
+
+def ours_of(folder: Path, theirs: Any) -> Any:
     theirs.save_pretrained(folder)
-    imported = read_folder(folder)
-    ours = build(imported.family, imported.config)
-    ours.load_state_dict(imported.weights)
-    return request.param, theirs, ours.eval()
+    result = read_folder(folder)
+    model = build(result.family, result.config)
+    model.load_state_dict(result.weights)
+    return model.eval()
 
 
-def texts_of_theirs(theirs: Any, given: list[list[int]], params: BeamParams) -> list[list[int]]:
-    """What `generate` writes for each, one at a time, without the end."""
-    written = []
-    for ids in given:
-        options = {
-            "num_beams": params.beams, "length_penalty": params.length_penalty, "early_stopping": params.early_stopping,
-            "max_new_tokens": params.max_tokens, "do_sample": False, "eos_token_id": END, "pad_token_id": PAD,
-        }  # fmt: skip
-        out = theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), **options)[0]
-        new = out.tolist()[1:] if theirs.config.is_encoder_decoder else out.tolist()[len(ids) :]
-        written.append(new[: new.index(END)] if END in new else new)
-    return written
+def texts_of(seed: int, n: int = 4, longest: int = 9) -> list[list[int]]:
+    random = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest + 1, (n,), generator=random).tolist()
+    return [torch.randint(2, V, (length,), generator=random).tolist() for length in lengths]
 
 
-def texts_of_ours(name: str, ours: Any, given: list[list[int]], params: BeamParams) -> list[list[int]]:
-    if "t5" in name:  # our sources have no end of their own: it is added
-        return beam_search(ours, [[PAD]] * len(given), params, sources=[ids[:-1] for ids in given], ends=END)
-    return beam_search(ours, given, params, ends=END)
+def search(
+    ours: Any, texts: list[list[int]], sampling: SamplingParams, ends: Any = END
+) -> list[list[Hypothesis]]:
+    if ours.capabilities.needs_source:
+        return beam_search(ours, [[0]] * len(texts), sampling, sources=texts, ends=ends)
+    return beam_search(ours, texts, sampling, ends=ends)
 
 
-def given_ids(name: str, n: int, seed: int) -> list[list[int]]:
-    rng = random.Random(seed)
-    ids = [[rng.randrange(3, VOCABULARY) for _ in range(rng.randint(1, 9))] for _ in range(n)]
-    return [[*row, END] for row in ids] if "t5" in name else ids
+def theirs_search(theirs: Any, text: list[int], sampling: SamplingParams, ends: Any = END) -> Any:
+    """The ids of every beam of transformers, their ends cut off, and their scores."""
+    is_t5 = theirs.config.is_encoder_decoder
+    given = torch.tensor([[*text, END]] if is_t5 else [text])
+    result = theirs.generate(
+        given, attention_mask=torch.ones_like(given), num_beams=sampling.beams, num_return_sequences=sampling.beams,
+        max_new_tokens=sampling.max_tokens, length_penalty=sampling.length_penalty, do_sample=False,
+        early_stopping=sampling.early_stopping, eos_token_id=ends, pad_token_id=0, return_dict_in_generate=True,
+        output_scores=True,
+    )  # fmt: skip
+    stops = ends if isinstance(ends, list) else [ends]
+    new = [row[1 if is_t5 else len(text) :] for row in result.sequences.tolist()]
+    cut = [row[: next((at for at, id in enumerate(row) if id in stops), sampling.max_tokens)] for row in new]
+    return cut, result.sequences_scores.tolist()
 
 
-@pytest.mark.promise("Generation", "Beam search writes what transformers writes, token for token")
-@pytest.mark.parametrize("early_stopping", [False, True])
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0, -0.5])
-@pytest.mark.parametrize("beams", [4, 2])
-def test_texts_are_those_of_transformers(
-    models: tuple[str, Any, Any], beams: int, length_penalty: float, early_stopping: bool
-) -> None:
-    name, theirs, ours = models
-    params = BeamParams(beams, length_penalty, 14, early_stopping)
-    given = given_ids(name, 12, seed=beams)
-    assert texts_of_ours(name, ours, given, params) == texts_of_theirs(theirs, given, params)
-
-
-def test_some_texts_end_and_some_are_cut(models: tuple[str, Any, Any]) -> None:
-    name, _, ours = models
-    lengths = {
-        len(text) for text in texts_of_ours(name, ours, given_ids(name, 30, 0), BeamParams(4, 0.0, 14))
-    }
-    assert min(lengths) < 14 <= max(lengths), "else equal texts would show little"
-
-
-@pytest.mark.parametrize(
-    ("name", "fault"),
-    [
-        ("no length penalty", lambda text, score, ids, n: keep_finished(text, score * (len(ids) + 1), ids, n)),
-        ("the worst is kept", lambda text, score, ids, n: keep_finished(text, -score, ids, n)),
-    ],
-)  # fmt: skip
-def test_a_fault_is_caught(
-    models: tuple[str, Any, Any], name: str, fault: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    family, theirs, ours = models
-    params = BeamParams(4, 1.0, 14)
-    given = given_ids(family, 30, seed=5)
-    expected = texts_of_theirs(theirs, given, params)
-    assert texts_of_ours(family, ours, given, params) == expected
-    monkeypatch.setattr(beam.BeamText, "finish", fault)
-    assert texts_of_ours(family, ours, given, params) != expected
-
-
-keep_finished = beam.BeamText.finish
-
-
-@pytest.mark.promise("Generation", "A text of a beam search does not depend on the texts searched with it")
-def test_a_text_does_not_depend_on_the_others(models: tuple[str, Any, Any]) -> None:
-    name, _, ours = models
-    given, params = given_ids(name, 9, seed=7), BeamParams(3, 1.0, 12)
-    assert texts_of_ours(name, ours, given, params) == [
-        text for ids in given for text in texts_of_ours(name, ours, [ids], params)
-    ]
-
-
-def test_one_beam_is_greedy(models: tuple[str, Any, Any]) -> None:
-    from textus.generation.params import SamplingParams
-
-    name, _, ours = models
-    for ids in given_ids(name, 5, seed=9):
-        prompt, source = ([PAD], ids[:-1]) if "t5" in name else (ids, None)
-        greedy = generate(
-            ours, prompt, SamplingParams(temperature=0.0, max_tokens=12), end_id=END, source=source
+def assert_equal_to_theirs(
+    ours: Any, theirs: Any, texts: list[list[int]], sampling: SamplingParams, ends: Any = END
+) -> list[Hypothesis]:
+    """Every beam of every text, and its score; the best ones are returned."""
+    together = search(ours, texts, sampling, ends)
+    for text, hypotheses in zip(texts, together, strict=True):
+        ids, scores = theirs_search(theirs, text, sampling, ends)
+        assert [hypothesis.ids for hypothesis in hypotheses] == ids
+        torch.testing.assert_close(
+            torch.tensor([hypothesis.score for hypothesis in hypotheses]),
+            torch.tensor(scores),
+            atol=1e-4,
+            rtol=1e-4,
         )
-        assert texts_of_ours(name, ours, [ids], BeamParams(1, 1.0, 12)) == [list(greedy)]
+    return [hypotheses[0] for hypotheses in together]
 
 
-def test_the_end_may_be_all_there_is_to_write(models: tuple[str, Any, Any]) -> None:
-    """A model that is sure of the end at once writes an empty text."""
-    name, _, ours = models
-    given = given_ids(name, 3, seed=1)
-    every = range(VOCABULARY)
-    sources = [ids[:-1] for ids in given] if "t5" in name else None
-    prompts = [[PAD]] * 3 if sources else given
-    assert beam_search(ours, prompts, BeamParams(4, 1.0, 5), sources=sources, ends=set(every)) == [[], [], []]
+@pytest.mark.promise(
+    "Generation",
+    "Beam search gives the texts and scores of `transformers`, token for token, alone and in a batch",
+)
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("length_penalty", PENALTIES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_beams_are_those_of_transformers(
+    tmp_path: Path, shape: str, length_penalty: float, early_stopping: bool
+) -> None:
+    """2 models of 4 texts for each of 30 settings: 240 texts, 960 beams."""
+    sampling = replace(BEAMS, length_penalty=length_penalty, early_stopping=early_stopping)
+    for seed in (1, 2):
+        theirs = theirs_of(shape, seed)
+        assert_equal_to_theirs(ours_of(tmp_path, theirs), theirs, texts_of(seed), sampling)
 
 
-def test_more_beams_than_ids_and_a_full_context(models: tuple[str, Any, Any]) -> None:
-    name, _, ours = models
-    texts = texts_of_ours(name, ours, given_ids(name, 2, seed=2), BeamParams(50, 1.0, 3))
-    assert all(len(text) <= 3 for text in texts)
-    if "t5" not in name:
-        long = [[3] * 94]
-        assert len(texts_of_ours(name, ours, long, BeamParams(2, 1.0, 50))[0]) <= 2
+@pytest.mark.parametrize("length_penalty", PENALTIES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ends_that_come_early_or_never(tmp_path: Path, shape: str, length_penalty: float) -> None:
+    """Ends of many ids come early, an end that no text has never comes."""
+    theirs = theirs_of(shape, 3)
+    ours, texts = ours_of(tmp_path, theirs), texts_of(3)
+    sampling = replace(BEAMS, length_penalty=length_penalty)
+    often, unknown = list(range(1, V, 2)), V + 1
+    early = assert_equal_to_theirs(ours, theirs, texts, replace(sampling, early_stopping=True), often)
+    assert all(text.reason == "stop" and len(text.ids) < sampling.max_tokens for text in early)
+    assert_equal_to_theirs(ours, theirs, texts, sampling, often)
+    never = assert_equal_to_theirs(ours, theirs, texts, sampling, unknown)
+    assert all(text.reason == "length" and len(text.ids) == sampling.max_tokens for text in never)
 
 
-def test_damaged_weights_and_wrong_numbers_are_refused(models: tuple[str, Any, Any], tmp_path: Path) -> None:
-    with raises(UsageError, "out_of_range", "beams=0"):
-        BeamParams(beams=0)
-    with raises(UsageError, "out_of_range", "length_penalty"):
-        BeamParams(length_penalty=float("nan"))
-    name, _, ours = models
-    kept = {key: value.clone() for key, value in ours.state_dict().items()}
+@pytest.mark.parametrize("shape", ["t5 v1.1", "llama"])
+def test_texts_do_not_depend_on_their_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    theirs = theirs_of(shape, 4)
+    ours, texts = ours_of(tmp_path, theirs), texts_of(4, n=20, longest=30)
+    alone = [search(ours, [text], BEAMS)[0] for text in texts]
+    for max_rows in (1, 12, 128):
+        monkeypatch.setattr(beam, "MAX_ROWS", max_rows)
+        together = search(ours, texts, BEAMS)
+        assert [[text.ids for text in texts] for texts in together] == [
+            [text.ids for text in texts] for texts in alone
+        ]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_beam_is_greedy(tmp_path: Path, shape: str) -> None:
+    theirs = theirs_of(shape, 5)
+    ours, texts = ours_of(tmp_path, theirs), texts_of(5, n=12)
+    greedy = SamplingParams(temperature=0, max_tokens=12)
+    is_t5 = ours.capabilities.needs_source
+    expected: list[list[int]] = [[] for _ in texts]
+    for event in Engine(ours, end_id=END, max_rows=12).stream(
+        [[0]] * 12 if is_t5 else texts, greedy, texts if is_t5 else None
+    ):
+        expected[event.row] += [] if event.id is None else [event.id]
+    assert [hypotheses[0].ids for hypotheses in search(ours, texts, greedy)] == expected
+
+
+def test_a_score_without_its_length_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault planted: log-probabilities are not divided by lengths."""
+    theirs = theirs_of("t5 v1.1", 1)
+    ours, advance = ours_of(tmp_path, theirs), beam.BeamSearch.advance
+
+    def without_length(self: Any, candidates: Any, sampling: SamplingParams, ends: Any) -> None:
+        advance(self, candidates, replace(sampling, length_penalty=0.0), ends)
+
+    monkeypatch.setattr(beam.BeamSearch, "advance", without_length)
+    with pytest.raises(AssertionError):
+        assert_equal_to_theirs(ours, theirs, texts_of(1), replace(BEAMS, length_penalty=2.0))
+
+
+def test_beams_of_the_wrong_row_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault planted: the cache is not put in the order of the beams."""
+    theirs = theirs_of("llama", 1)
+    ours = ours_of(tmp_path, theirs)
+    kind = type(ours.new_cache(1, 4))
+    select = kind.select
+    monkeypatch.setattr(kind, "select", lambda self, rows: select(self, sorted(rows)))
+    with pytest.raises(AssertionError):
+        assert_equal_to_theirs(ours, theirs, texts_of(1), BEAMS)
+
+
+def test_a_full_context_ends_a_text(tmp_path: Path) -> None:
+    ours = ours_of(tmp_path, theirs_of("gpt2", 6))
+    texts = [[2] * (CONTEXT - 3), [3] * CONTEXT, [4]]
+    lengths = [
+        max(len(text.ids) for text in hypotheses) for hypotheses in beam_search(ours, texts, BEAMS, ends=None)
+    ]
+    assert lengths == [3, 1, 12]
+
+
+def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
+    ours = ours_of(tmp_path, theirs_of("gpt2", 6))
+    for options in ({"temperature": 1.0}, {"repetition_penalty": 1.2}, {"sliding": True}):
+        with pytest.raises(UsageError, match="beams=4"):
+            beam_search(ours, [[2]], replace(BEAMS, **options), ends=END)
+    with pytest.raises(UsageError, match="beams=0"):
+        beam_search(ours, [[2]], SamplingParams(beams=0), ends=END)
+    with pytest.raises(UsageError, match="1 sources"):
+        beam_search(ours, [[2], [3]], BEAMS, sources=[[2]], ends=END)
     with torch.no_grad():
-        for parameter in ours.parameters():
-            parameter.fill_(float("nan"))
-    with raises(RunError, "invalid_weights"):
-        texts_of_ours(name, ours, given_ids(name, 1, seed=0), BeamParams(2))
-    ours.load_state_dict(kept)
+        ours.head_weight[:] = float("nan")
+    with pytest.raises(RunError, match="damaged"):
+        beam_search(ours, [[2]], BEAMS, ends=END)

@@ -106,7 +106,8 @@ LAYERS = {
         __init__ params streaming
         sampling
         engine
-        beam completion
+        beam
+        completion
     """,
     "runs": """
         __init__ record tensorboard

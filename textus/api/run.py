@@ -264,13 +264,18 @@ class Run(TaskMethods):
     def _pieces(
         self, ids: list[int], sampling: SamplingParams, ends: tuple[int, ...], source: list[int] | None = None
     ) -> DecodedStream:
-        from textus.generation.engine import Engine
+        from textus.generation.beam import search_events
+        from textus.generation.engine import Engine, check_request
         from textus.generation.streaming import DecodedStream, TextStream
 
         self.require_language_model()
-        engine = Engine(self.model, end_id=ends, n_ids=self.tokenizer.vocab_size)
-        engine.check(ids, sampling, source)
-        events = engine.stream([ids], sampling, None if source is None else [source])
+        check_request(self.model, ids, sampling, source)
+        n_ids = self.tokenizer.vocab_size
+        if sampling.searches:
+            events = search_events(self.model, ids, sampling, source=source, ends=ends, n_ids=n_ids)
+        else:
+            engine = Engine(self.model, end_id=ends, n_ids=n_ids)
+            events = engine.stream([ids], sampling, None if source is None else [source])
         return DecodedStream(events, TextStream(self.tokenizer, sampling.stop))
 
     @note_on_interrupt()

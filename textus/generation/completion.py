@@ -20,13 +20,16 @@ from textus.data.output import (
     write_rows,
 )
 from textus.data.read_options import AUTODETECT, ReadOptions
-from textus.generation.engine import Engine
+from textus.generation.beam import beam_search
+from textus.generation.engine import Engine, check_request
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import bos_ids
-from textus.generation.streaming import TextStream
+from textus.generation.streaming import DecodedStream, TextStream
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
 
+Encoded = list[tuple[list[int], list[int] | None]]
+"""Ids and source of every prompt."""
 AT_ONCE = 16
 """Prompts that are continued together."""
 FIELDS = ("prompt", "source", "text")
@@ -71,19 +74,18 @@ def check_prompts(
     model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: SamplingParams
 ) -> Iterator[Record]:
     """Records as they are. UsageError naming a prompt that the model cannot read: before hours of work, not after."""
-    engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
     for record in records:
-        encode_checked(engine, model, tokenizer, record, sampling)
+        encode_checked(model, tokenizer, record, sampling)
         yield record
 
 
 def encode_checked(
-    engine: Engine, model: LanguageModel, tokenizer: Tokenizer, record: Record, sampling: SamplingParams
+    model: LanguageModel, tokenizer: Tokenizer, record: Record, sampling: SamplingParams
 ) -> tuple[list[int], list[int] | None]:
     """The ids of a prompt, and of its source. UsageError naming a prompt that the model cannot read."""
     ids, source = encode_prompt(model, tokenizer, prompt_of(record))
     try:
-        engine.check(ids, sampling, source)
+        check_request(model, ids, sampling, source)
     except UsageError as error:
         raise UsageError(error.code, f"{record.where}: {error}") from error
     return ids, source
@@ -93,11 +95,13 @@ def complete_batch(
     model: LanguageModel, tokenizer: Tokenizer, records: Sequence[Record], sampling: SamplingParams
 ) -> list[str]:
     """The text that follows each prompt. Raises UsageError naming a prompt that cannot be read."""
+    encoded = [encode_checked(model, tokenizer, record, sampling) for record in records]
+    if sampling.searches:
+        return search_batch_texts(model, tokenizer, encoded, sampling)
     engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
     texts = [TextStream(tokenizer, sampling.stop) for _ in records]
     written, rows = [""] * len(records), dict[int, int]()
-    for number, record in enumerate(records):
-        ids, source = encode_checked(engine, model, tokenizer, record, sampling)
+    for number, (ids, source) in enumerate(encoded):
         rows[engine.submit(ids, sampling, source)] = number
     while engine.has_work:
         for event in engine.step():
@@ -107,6 +111,21 @@ def complete_batch(
             if texts[row].stopped and event.reason is None:
                 engine.cancel(event.row)
     return [text + stream.flush() for text, stream in zip(written, texts, strict=True)]
+
+
+def search_batch_texts(
+    model: LanguageModel, tokenizer: Tokenizer, encoded: Encoded, sampling: SamplingParams
+) -> list[str]:
+    """The likeliest text that beams find after each prompt."""
+    prompts = [ids for ids, _ in encoded]
+    sources = [source for _, source in encoded if source is not None]
+    searched = beam_search(
+        model, prompts, sampling, sources=sources or None, ends=tokenizer.end_ids, n_ids=tokenizer.vocab_size
+    )
+    streams = [
+        DecodedStream(hypotheses[0].events(), TextStream(tokenizer, sampling.stop)) for hypotheses in searched
+    ]
+    return ["".join(stream) for stream in streams]
 
 
 def complete(

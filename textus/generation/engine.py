@@ -106,9 +106,12 @@ class Engine:
         self, ids: Sequence[int], sampling: SamplingParams, source: Sequence[int] | None = None
     ) -> None:
         """UsageError where a request cannot be served: a prompt too long, a negative temperature."""
-        sampling.check()
-        check_prompt(self.model, ids)
-        check_source(self.model, source)
+        if sampling.searches:
+            raise UsageError(
+                "incompatible_settings",
+                f"beams={sampling.beams}: here texts are written id by id, without a search; set beams=1",
+            )
+        check_request(self.model, ids, sampling, source)
 
     def submit(
         self, ids: Sequence[int], sampling: SamplingParams, source: Sequence[int] | None = None
@@ -266,6 +269,15 @@ class Engine:
         with torch.inference_mode():  # `cancel` comes here too, and the cache was made in this mode
             self.cache = self.cache.select(rows) if rows else None
         self.running = [self.running[row] for row in rows]
+
+
+def check_request(
+    model: LanguageModel, ids: Sequence[int], sampling: SamplingParams, source: Sequence[int] | None = None
+) -> None:
+    """UsageError where a request cannot be served: a prompt too long, a negative temperature."""
+    sampling.check()
+    check_prompt(model, ids)
+    check_source(model, source)
 
 
 def failure(error: Exception) -> TextusError:

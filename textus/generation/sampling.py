@@ -59,15 +59,20 @@ def sample_id(
         scores = apply_repetition_penalty(scores, history, sampling.repetition_penalty)
     best = int(scores.argmax())  # also finds a not-a-number
     if not math.isfinite(scores[best]):
-        raise RunError(
-            "invalid_weights",
-            f"the model gave {scores[best]} as the logit of id {best}; its weights are damaged or diverged, "
-            "check the run with: textus verify",
-        )
+        raise invalid_logit_error(scores[best], best)
     if sampling.temperature == 0:
         return best
     return sample_index(
         filtered_probs(scores, scores[best], sampling), uniform(sampling.seed, "sample", step)
+    )
+
+
+def invalid_logit_error(logit: float, id: int) -> RunError:
+    """The error of a model whose logits are not numbers."""
+    return RunError(
+        "invalid_weights",
+        f"the model gave {logit} as the logit of id {id}; its weights are damaged or diverged, "
+        "check the run with: textus verify",
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -25,7 +25,14 @@ from textus.data.batch import Batch
 from textus.data.bucketing import source_mask
 from textus.data.denoising import OBJECTIVES
 from textus.models.checks import check_at_least, check_rate
-from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
+from textus.models.contract import (
+    Capabilities,
+    HeadedModel,
+    Loss,
+    TensorCache,
+    step_seed,
+    token_nll,
+)
 from textus.models.nn.attention import KeyValueCache
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.nn.layers import GATED, causal_mask, make_feed_forward, make_norm
@@ -194,13 +201,15 @@ class EncoderDecoderBlock(nn.Module):
         )
 
 
-class EncoderDecoderCache:
+class EncoderDecoderCache(TensorCache):
     """What is remembered of each row: keys and values of its source, and of the target so far.
 
     source_k and source_v (L, B, S, H, K), source_bias (B, 1, 1, S) with -inf on padding; `own` is the target's.
     """
 
     can_rewind = True
+    ROW_DIM: ClassVar = {"source_k": 1, "source_v": 1, "source_bias": 0}
+    PARTS = ("own",)
 
     def __init__(self, own: KeyValueCache, source_k: Tensor, source_v: Tensor, source_bias: Tensor) -> None:
         self.own, self.source_k, self.source_v, self.source_bias = own, source_k, source_v, source_bias
@@ -214,30 +223,22 @@ class EncoderDecoderCache:
     def lengths(self, lengths: Tensor) -> None:
         self.own.lengths = lengths
 
-    def select(self, rows: list[int]) -> EncoderDecoderCache:
-        """A cache of only these rows, in this order."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.source_k.device)
-        sources = (self.source_k[:, index], self.source_v[:, index], self.source_bias[index])
-        return EncoderDecoderCache(self.own.select(rows), *sources)
-
-    def join(self, other: EncoderDecoderCache) -> EncoderDecoderCache:
-        """A cache of these rows followed by the other's."""
+    def join(self, other: Self) -> Self:
         longest = max(self.source_k.shape[2], other.source_k.shape[2])
-        grown = [cache._padded_sources(longest) for cache in (self, other)]
-        k, v = (torch.cat([cache[part] for cache in grown], 1) for part in (0, 1))
-        return EncoderDecoderCache(self.own.join(other.own), k, v, torch.cat([cache[2] for cache in grown]))
+        return super(EncoderDecoderCache, self._padded(longest)).join(other._padded(longest))
 
-    def _padded_sources(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _padded(self, longest: int) -> Self:
+        """The same with sources of `longest` positions."""
         more = longest - self.source_k.shape[2]
-        padding = (0, 0, 0, 0, 0, more)
+        k, v = (F.pad(part, (0, 0, 0, 0, 0, more)) for part in (self.source_k, self.source_v))
         bias = F.pad(self.source_bias, (0, more), value=-math.inf)
-        return F.pad(self.source_k, padding), F.pad(self.source_v, padding), bias
+        return self._with({"source_k": k, "source_v": v, "source_bias": bias})
 
 
 # ── the model ──────────────────────────────────────────────────────────────────────────────────
 
 
-class EncoderDecoder(LanguageModel):
+class EncoderDecoder(HeadedModel):
     """Makes a target text from a source text, both as ids.
 
     As a language model it gives the exact likelihood of a target given its source. `set_compute` sets the type
@@ -254,6 +255,7 @@ class EncoderDecoder(LanguageModel):
         return {**super().config_for_size(n_layer, d_model, context_length), "n_layer": (n_layer + 1) // 2}
 
     config: EncoderDecoderConfig
+    matrix_modules = ("encoder", "decoder")
     encoder: Any  # nn.ModuleList of Block
     decoder: Any
     waves: Tensor
@@ -476,12 +478,7 @@ class EncoderDecoder(LanguageModel):
         return hidden * self.config.d_model**-0.5 if scaled else hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(self._scaled(hidden), self.head_weight.to(hidden.dtype)).float()
-
-    @property
-    def head_weight(self) -> Tensor:
-        """(V, D)."""
-        return self.embedding.weight if self.head is None else self.head.weight
+        return super()._logits(self._scaled(hidden))
 
     # ── learning ───────────────────────────────────────────────────────────────────────────────
 
@@ -501,11 +498,6 @@ class EncoderDecoder(LanguageModel):
         memory, bias = self.encode_source(batch.source, len(batch.ids))
         logits = self._logits(self._decode(batch.ids, memory, bias, batch.documents))
         return token_nll(logits, batch), self.capabilities.likelihood
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""
-        matrices = [p for blocks in (self.encoder, self.decoder) for p in blocks.parameters() if p.ndim == 2]
-        return matrices_and_other(self, matrices)
 
 
 # ── formulas ───────────────────────────────────────────────────────────────────────────────────

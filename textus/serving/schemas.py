@@ -35,9 +35,9 @@ UNSUPPORTED = frozenset(
         """add_generation_prompt add_special_tokens bad_words cache_prompt cache_salt chat_template chat_template_kwargs
     continue_final_message documents dynatemp_range grammar guided_choice guided_grammar guided_json guided_regex
     ignore_eos include_stop_str_in_output json_schema length_penalty logits_processors min_tokens mirostat
-    n_predict n_probs num_ctx num_predict prompt_logprobs repeat_last_n return_token_ids separate_reasoning
+    n_predict n_probs num_beams num_ctx num_predict prompt_logprobs repeat_last_n return_token_ids separate_reasoning
     skip_special_tokens spaces_between_special_tokens stop_token_ids structured_outputs thinking truncate_prompt_tokens
-    typical_p use_beam_search""",
+    typical_p use_beam_search beams early_stopping""",
     )
 )
 """Parameters of other servers that this one does not have."""

@@ -14,11 +14,11 @@ from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.text_pairs import IdPair, PairFormat
-from textus.generation.beam import BeamParams, beam_search
+from textus.generation.beam import beam_search
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import bos_ids
-from textus.models.contract import LanguageModel
+from textus.models.contract import CountBased, LanguageModel
 from textus.tasks.base import Example, Task
 from textus.tokenizers import Tokenizer
 
@@ -36,7 +36,7 @@ class GenerationTask(Task):
         """Source and target of labelled examples as ids; of unlabelled ones an empty target."""
 
     @abstractmethod
-    def search(self, model: LanguageModel, n_source: int) -> BeamParams:
+    def sampling(self, model: LanguageModel, n_source: int) -> SamplingParams:
         """How the target of a source of so many ids is written."""
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
@@ -56,7 +56,11 @@ def pair_format(model: LanguageModel, tokenizer: Tokenizer, task: str) -> PairFo
     context = getattr(model.config, "context_length", None)
     if capabilities.needs_source:
         return PairFormat(tokenizer.end_id, start, None, context)
-    if not (capabilities.is_causal and capabilities.can_generate) or capabilities.one_document_per_row:
+    if (
+        isinstance(model, CountBased)
+        or not (capabilities.is_causal and capabilities.can_generate)
+        or capabilities.one_document_per_row
+    ):
         raise UsageError(
             "unsupported_model",
             f"a {type(model).__name__} writes no text given another; train {task} with --model encoder-decoder,"
@@ -102,12 +106,12 @@ def write_texts(
 
 def batches_of(
     task: GenerationTask, model: LanguageModel, sources: Sequence[list[int]]
-) -> Iterator[tuple[list[int], BeamParams]]:
-    """The indices of sources that are not empty, by length, with how they are searched: those of a batch share it, so
+) -> Iterator[tuple[list[int], SamplingParams]]:
+    """The indices of sources that are not empty, by length, with their sampling: those of a batch share it, so
     that a text does not depend on its neighbours.
     """
     order = sorted((row for row, ids in enumerate(sources) if ids), key=lambda row: len(sources[row]))
-    for params, group in groupby(order, key=lambda row: task.search(model, len(sources[row]))):
+    for params, group in groupby(order, key=lambda row: task.sampling(model, len(sources[row]))):
         rows = list(group)
         for first in range(0, len(rows), ROWS_AT_ONCE):
             yield rows[first : first + ROWS_AT_ONCE], params
@@ -127,16 +131,15 @@ def write_ids(
     for rows, params in batches_of(task, model, sources):
         prompts = [form.prompt(sources[row]) for row in rows]
         given = None if form.is_causal else [sources[row] for row in rows]
-        if params.beams > 1:
+        if params.searches:
             best = beam_search(
                 model, prompts, params, sources=given, ends=tokenizer.end_ids, n_ids=tokenizer.vocab_size
             )
-            for row, ids in zip(rows, best, strict=True):
-                written[row] = list(ids)
+            for row, hypotheses in zip(rows, best, strict=True):
+                written[row] = hypotheses[0].ids
             continue
         engine = Engine(model, end_id=tokenizer.end_ids, max_rows=ROWS_AT_ONCE, n_ids=tokenizer.vocab_size)
-        greedy = SamplingParams(temperature=0.0, max_tokens=params.max_tokens)
-        for event in engine.stream(prompts, greedy, given):
+        for event in engine.stream(prompts, params, given):
             if event.id is not None:
                 written[rows[event.row]].append(event.id)
     return written

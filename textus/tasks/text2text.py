@@ -16,7 +16,7 @@ import numpy as np
 from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, clean_text
 from textus.data.text_pairs import IdPair
-from textus.generation.beam import BeamParams
+from textus.generation.params import SamplingParams
 from textus.metrics import overlap
 from textus.models.contract import LanguageModel
 from textus.tasks.base import Example, has_blanks, list_fields
@@ -110,13 +110,16 @@ class Text2Text(GenerationTask):
         """A source as the model reads it; an empty one stays empty."""
         return self.settings.template.replace(SOURCE, source) if source.strip() else ""
 
-    def search(self, model: LanguageModel, n_source: int) -> BeamParams:
+    def sampling(self, model: LanguageModel, n_source: int) -> SamplingParams:
         limit = self.settings.max_tokens or 2 * n_source + 30
         limit = -(-limit // MAX_TOKENS_STEP) * MAX_TOKENS_STEP
         context = model.config.context_length
         if context is not None and model.capabilities.needs_source:
             limit = min(limit, context - 1)
-        return BeamParams(self.settings.beams, self.settings.length_penalty, limit)
+        return SamplingParams(
+            temperature=0.0, max_tokens=limit, beams=self.settings.beams,
+            length_penalty=self.settings.length_penalty,
+        )  # fmt: skip
 
     # ── scores ─────────────────────────────────────────────────────────────────────────────────
 

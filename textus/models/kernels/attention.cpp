@@ -9,7 +9,7 @@
 // A product's left side is read one 32-bit pair of bfloat16 at a time and spread over a register; its right side is
 // "paired": a register holds for 16 columns the pair of values that follow each other along the sum.
 
-#include <cstdint>
+#include "bfloat16.h"
 
 // What a head's width must be a multiple of; 0 where this processor has no such products.
 extern "C" int64_t textus_attention_width_step() {
@@ -21,17 +21,12 @@ extern "C" int64_t textus_attention_width_step() {
 }
 
 #ifdef __AVX512BF16__
-#include <cstring>
-#include <immintrin.h>
 #include <new>
 
 namespace {
 
-using bf16 = uint16_t;
 constexpr int64_t ROWS = 16;    // queries whose scores are held at once
 constexpr int64_t BLOCK = 64;   // queries whose gradients are added to those of keys and values at once
-
-#define INLINE static inline __attribute__((always_inline))
 
 int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -46,20 +41,6 @@ struct Room {
         return found;
     }
 };
-
-INLINE __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // in this order a NaN stays one
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 8);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(8.3334519073e-3f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
-}
 
 // Lanes of the keys s .. s + 15 inside [from, to).
 INLINE __mmask16 lanes(int64_t s, int64_t from, int64_t to) {
