@@ -1,4 +1,4 @@
-"""Every function of the Python API with every kind of value as its first argument: it works, or refuses it in one line."""
+"""Every function of the Python API with every kind of value as its first argument: it works, or fails in one line."""
 
 from __future__ import annotations
 
