@@ -27,7 +27,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "train": {"model": "ngram"},
     "chat": {"messages": [{"role": "user", "content": "x"}]}, "search": {"query": "x"},
     "trace_corpus": {"document": "x"}, "evaluate_index": {"on": "x"},
-    "triples": {"entities": "x", "relations": "x"},
+    "triples": {"entities": "x", "relations": "x"}, "translate": {"given": "x"}, "summarize": {"given": "x"},
     "robustness": {"on": "x"}, "report_tokenizer": {"corpus": "x"}, "iter_predictions": {"given": "x"},
 }  # fmt: skip
 FUNCTIONS = [
