@@ -109,10 +109,10 @@ SHAKESPEARE = "tiny Shakespeare, characters, whole last tenth: `--preset"
 GPT2 = "training tokens per CPU-second compared with the best of `transformers` GPT-2, 6 × 384 × 6 heads, context 256"
 ROWS = [
     Row(f"{SHAKESPEARE} 1min`, empty compile cache",
-        "tiny Shakespeare，字符，最后十分之一全部：`--preset 1min`，编译缓存为空",
+        "tiny Shakespeare，按字符，在末尾十分之一的全部文本上：`--preset 1min`，编译缓存为空",
         "tiny_shakespeare-1min", tiny, 1.75, 1.60, unit=" nats/char",
         extra=within(150), and_within=" within 150 CPU-seconds"),
-    Row(f"{SHAKESPEARE} 10min`", "tiny Shakespeare，字符，最后十分之一全部：`--preset 10min`",
+    Row(f"{SHAKESPEARE} 10min`", "tiny Shakespeare，按字符，在末尾十分之一的全部文本上：`--preset 10min`",
         "tiny_shakespeare-10min", tiny, 1.53, 1.45, unit=" nats/char",
         extra=within(1200), and_within=" within 1,200 CPU-seconds"),
     Row("CPU-seconds to reach 1.88 nats/char, compared with the known CPU recipe",

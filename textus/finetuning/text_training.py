@@ -28,7 +28,7 @@ MIN_STEPS_PER_EPOCH = 20
 VALIDATION_PAIRS = 1000
 """Held-out pairs of which the loss is computed while training."""
 
-PairsOfBoth = tuple[list[IdPair], list[IdPair]]
+TrainDevPairs = tuple[list[IdPair], list[IdPair]]
 
 
 def encode(
@@ -37,7 +37,7 @@ def encode(
     dev: Sequence[Example],
     model: LanguageModel,
     tokenizer: Tokenizer,
-) -> PairsOfBoth:
+) -> TrainDevPairs:
     """Training and held-out pairs as ids. Raises UsageError for a family that cannot write a text given another."""
     form = pair_format(model, tokenizer, task.name)
     pairs = encode_pairs(task, train, tokenizer, form)
@@ -69,7 +69,7 @@ def with_workers(compute: ComputeConfig, model: LanguageModel, given: Sequence[s
 
 
 def setup(
-    model: LanguageModel, form: PairFormat, pairs: PairsOfBoth, compute: ComputeConfig, train: TrainSettings
+    model: LanguageModel, form: PairFormat, pairs: TrainDevPairs, compute: ComputeConfig, train: TrainSettings
 ) -> TrainingSetup:
     """What `fit` takes; `pairs` are those to train on and those held out."""
     batches = pair_loader(pairs[0], form, batch_size=train.batch_size, seed=train.seed)
@@ -77,7 +77,8 @@ def setup(
     validation = [held.batch(number) for number in range(held.n_batches)]
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
-        return {"validation": round(validation_loss(model, validation), 6)}
+        loss = round(validation_loss(model, validation), 6)
+        return {"validation": loss, "criterion": loss}
 
     check_patience(model, train, evaluate)
     pieces = train.micro_batches
@@ -92,11 +93,14 @@ def positions(batch: Batch) -> int:
     return int(batch.ids.numel()) + (0 if batch.source is None else int(batch.source.numel()))
 
 
-def check_alone(tasks: Sequence[Any]) -> None:
-    """UsageError where a task that writes texts is trained together with others."""
-    writing = [task.name for task in tasks if isinstance(task, GenerationTask)]
-    if writing and len(tasks) > 1:
+def check_options(tasks: Sequence[Any], augmented: bool) -> None:
+    """UsageError for a task that writes texts with other tasks, or with augmentation, which keeps labels only."""
+    writing = next((task.name for task in tasks if isinstance(task, GenerationTask)), None)
+    if writing is None:
+        return
+    given = "--extra-task" if len(tasks) > 1 else "--augment" if augmented else None
+    if given:
         raise UsageError(
             "conflicting_options",
-            f"--extra-task with {writing[0]}: a task that writes texts is trained alone; leave out --extra-task",
+            f"{given} does not go with {writing}, a task that writes texts; leave it out",
         )
