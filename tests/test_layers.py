@@ -68,7 +68,7 @@ LAYERS = {
     "data.corpus": """
         documents languages
         demo dialects guessing repair sources store
-        conll decoding exports
+        conll decoding exports pdf_docx
         aligned tables
         readers
         builder
@@ -150,7 +150,7 @@ LAYERS = {
     """,
     "pipelines": """
         __init__ config embeddings extraction search_index
-        rewriting
+        index_updates rewriting
     """,
     "serving": """
         schemas

@@ -26,7 +26,14 @@ from textus.api.inference import (
 from textus.api.rewriting import summarize, translate
 from textus.api.run import Run
 from textus.api.runs import doctor, export, import_model, pull, serve, show, verify
-from textus.api.search import build_index, evaluate_index, open_index, search
+from textus.api.search import (
+    add_to_index,
+    build_index,
+    evaluate_index,
+    open_index,
+    remove_from_index,
+    search,
+)
 from textus.api.training import (
     finetune,
     load_tokenizer,
@@ -51,12 +58,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AugmentConfig", "ClozeConfig", "EmbedConfig", "EvalConfig", "FewShotConfig", "FinetuneConfig", "Index",
     "IndexConfig", "PredictConfig", "PretrainConfig", "RewriteConfig", "Run", "SamplingParams", "TextusError",
-    "TuneConfig", "ValidateConfig", "augment", "build_corpus", "build_index", "chat", "cloze", "compare", "doctor",
-    "embed", "ensemble_evaluate", "ensemble_predict", "evaluate", "evaluate_index", "export", "fewshot", "finetune",
-    "generate", "import_model", "iter_predictions", "load_tokenizer", "open_corpus", "open_index", "open_run",
-    "predict", "pull", "report_tokenizer", "resume", "robustness", "search", "serve", "show", "show_corpus",
-    "summarize", "trace_corpus", "train", "train_tokenizer", "translate", "triples", "tune", "validate", "verify",
-    "verify_determinism",
+    "TuneConfig", "ValidateConfig", "add_to_index", "augment", "build_corpus", "build_index", "chat", "cloze",
+    "compare", "doctor", "embed", "ensemble_evaluate", "ensemble_predict", "evaluate", "evaluate_index", "export",
+    "fewshot", "finetune", "generate", "import_model", "iter_predictions", "load_tokenizer", "open_corpus",
+    "open_index", "open_run", "predict", "pull", "remove_from_index", "report_tokenizer", "resume", "robustness",
+    "search", "serve", "show", "show_corpus", "summarize", "trace_corpus", "train", "train_tokenizer", "translate",
+    "triples", "tune", "validate", "verify", "verify_determinism",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from textus.cli.chat import chat
 from textus.cli.corpus import corpus_build, corpus_show, corpus_trace, tokenizer_report, tokenizer_train
 from textus.cli.demo import demo
 from textus.cli.exchange import export, import_, pull
-from textus.cli.index import embed, index_build, index_evaluate, search
+from textus.cli.index import embed, index_add, index_build, index_evaluate, index_remove, search
 from textus.cli.inference import (
     compare,
     doctor,
@@ -47,7 +47,7 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "summarize": summarize,
     "fewshot": fewshot,
     "embed": embed,
-    "index": {"build": index_build, "evaluate": index_evaluate},
+    "index": {"build": index_build, "add": index_add, "remove": index_remove, "evaluate": index_evaluate},
     "search": search,
     "generate": generate,
     "chat": chat,
