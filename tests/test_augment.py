@@ -25,7 +25,7 @@ from textus.data.labeled import Record, read_records
 from textus.finetuning.data import parted, without_copies
 from textus.models.word_vectors import WordVectors
 
-SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=16", "choices.precision=float32")
+SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=16", "compute.precision=float32")
 WORDS = {
     "movie": ["film", "picture"],
     "good": ["fine", "great"],

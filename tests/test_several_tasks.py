@@ -318,7 +318,7 @@ def test_any_number_of_workers_gives_the_same_bytes(folder: Path, tmp_path: Path
     hashes = [
         sha256(
             learnt(
-                folder, tmp_path / f"w{n}", *same, "task.where.dropout=0", f"choices.workers={n}", epochs=1
+                folder, tmp_path / f"w{n}", *same, "task.where.dropout=0", f"compute.workers={n}", epochs=1
             ).path
             / "model.safetensors"
         )

@@ -26,7 +26,7 @@ from textus.finetuning.solved import RegressionProblem, parts_of, solve
 from textus.metrics import classification, entities, ranking, regression, resampling, spans
 from textus.runs.store import open_run
 
-TINY = ["choices.precision=float32", "train.batch_size=8"]
+TINY = ["compute.precision=float32", "train.batch_size=8"]
 
 
 @pytest.fixture(scope="module")

@@ -122,18 +122,18 @@ def start(
     family, config, tokenizer = beginning(request, parts)
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
     train = settings_for(request, family, parts, rows)
-    choices = choices_for(request, family, config, parts)
-    if request.method == "lora" and choices.step == "native":
+    compute = choose_compute(request, family, config, parts)
+    if request.method == "lora" and compute.step == "native":
         raise UsageError(
             "conflicting_options",
-            "choices.step=native: the kernels read whole weights, not the adapters of --method lora",
+            "compute.step=native: the kernels read whole weights, not the adapters of --method lora",
         )
     check_output_dir(out, force=force)
     record: RunRecord = {
         "family": family,
         "config": to_dict(config),
         "settings": to_dict(train),
-        "compute": asdict(choices),
+        "compute": asdict(compute),
         "seed": request.seed,
         "request": request_values(request),
         **task_record(parts[request.task]),  # type: ignore[typeddict-item]
@@ -325,29 +325,29 @@ def settings_for(
     return apply_overrides(replace(train, evaluate_first=first), request.overrides_for("train"))
 
 
-def choices_for(request: FinetuneConfig, family: str, config: Any, parts: Parts) -> ComputeConfig:
+def choose_compute(request: FinetuneConfig, family: str, config: Any, parts: Parts) -> ComputeConfig:
     """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
     fast = fast_bf16() and "bfloat16" in family_of(family)[0].capabilities.precisions
-    choices = apply_overrides(
-        ComputeConfig(precision="bfloat16" if fast else "float32"), request.overrides_for("choices")
+    compute = apply_overrides(
+        ComputeConfig(precision="bfloat16" if fast else "float32"), request.overrides_for("compute")
     )
     if isinstance(parts[request.task].task, GenerationTask):
         with torch.device("meta"):
             outline = build(family, config)
-        return text_training.with_workers(choices, outline, request.overrides_for("choices"))
-    is_given = any(assignment.startswith("step=") for assignment in request.overrides_for("choices"))
+        return text_training.with_workers(compute, outline, request.overrides_for("compute"))
+    is_given = any(assignment.startswith("step=") for assignment in request.overrides_for("compute"))
     if (
         is_given
         or not fast
-        or choices.precision != "bfloat16"
+        or compute.precision != "bfloat16"
         or getattr(request.method_settings, "dropout", 0.0) > 0
     ):
-        return choices
+        return compute
     with torch.device("meta"):
         why_not = build(family, config).varlen_unsupported_reason()
-    return choices if why_not else replace(choices, step="unpadded")
+    return compute if why_not else replace(compute, step="unpadded")
 
 
 # ── training ───────────────────────────────────────────────────────────────────────────────────
@@ -384,7 +384,7 @@ def prepare(
     be a checkpoint's: no parent is needed and nothing is solved. UsageError where a task would have no step.
     """
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(ComputeConfig, record["compute"], "compute.")
+    compute = from_dict(ComputeConfig, record["compute"], "compute.")
     torch.manual_seed(derive_seed(train.seed, "weights"))
     model, before = model_of(record, begin=begin)
     if isinstance(model, RawTextModel):
@@ -397,15 +397,15 @@ def prepare(
     task = parts[record["task"]].task
     if isinstance(task, GenerationTask):
         lora.apply_method(model, record["method"], record["method_settings"])
-        model.to(choices.device).train()
-        model.set_compute(choices.precision, choices.attention, choices.step)
+        model.to(compute.device).train()
+        model.set_compute(compute.precision, compute.attention, compute.step)
         pairs: Any = rows[record["task"]]
         form = pair_format(model, tokenizer, task.name)
-        return text_training.setup(model, form, pairs, choices, train)
+        return text_training.setup(model, form, pairs, compute, train)
     new = heads_from(model, [part.task for part in parts.values()], before)
     lora.apply_method(model, record["method"], record["method_settings"])
-    model.to(choices.device).train()
-    model.set_compute(choices.precision, choices.attention, choices.step)
+    model.to(compute.device).train()
+    model.set_compute(compute.precision, compute.attention, compute.step)
     if record["parent"] and begin:
         record["solved"] = {
             name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
@@ -421,7 +421,7 @@ def prepare(
         partial(on_all, evaluations=evaluations) if len(evaluations) > 1 else evaluations[record["task"]]
     )
     check_patience(model, train, evaluate)
-    backward = GradientAccumulator(model, choices.workers, head_loss).of_all(train.micro_batches)
+    backward = GradientAccumulator(model, compute.workers, head_loss).of_all(train.micro_batches)
     return TrainingSetup(model, batches, train, backward, evaluate)
 
 

@@ -132,7 +132,7 @@ def search_space(
     if "train.steps" in fixed:
         fixed.add("epochs")
     space = {name: parse_span(name, span) for name, span in spelled.items() if name not in fixed}
-    groups = ("epochs", "model", "train", "optim", "choices", "task", "augment")
+    groups = ("epochs", "model", "train", "optim", "compute", "task", "augment")
     for name in space:
         if name.partition(".")[0] not in groups:
             raise unknown_name_error("setting to search", name, usual_space(request))

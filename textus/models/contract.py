@@ -214,8 +214,8 @@ class LanguageModel(nn.Module):
         return token_nll(self.forward(batch.ids).float(), batch), self.capabilities.likelihood
 
     def set_compute(self, precision: str, attention: str, step: str) -> None:
-        """Take the run's choices of arithmetic (`training.trainer.ComputeConfig`), out of `precisions` and
-        `step_kinds`; a family without such choices takes the plain ones.
+        """Set how the arithmetic is done (`training.trainer.ComputeConfig`), out of `precisions` and
+        `step_kinds`; a family without these options takes the plain ones.
         """
         for setting, value, known in (
             ("precision", precision, self.capabilities.precisions),

@@ -329,7 +329,7 @@ class Encoder(LanguageModel):
         if attention not in ATTENTIONS:
             raise unknown_name_error("attention", attention, ATTENTIONS)
         if step == "unpadded" and (why := self.varlen_unsupported_reason() or bfloat16_only(precision)):
-            raise UsageError("unsupported_kernel", f"choices.step=unpadded: {why}; set choices.step=eager")
+            raise UsageError("unsupported_kernel", f"compute.step=unpadded: {why}; set compute.step=eager")
         self.precision, self.attention = getattr(torch, precision), attention
         self.unpadded = step == "unpadded"
         if step == "compiled":

@@ -170,7 +170,7 @@ def one_thread() -> None:
 
 
 def report_plan(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) -> None:
-    train, choices, store = plan.train, plan.choices, tokenized.dataset()
+    train, compute, store = plan.train, plan.compute, tokenized.dataset()
     if isinstance(model, CountBased):
         log_notice(f"{plan.family}: counting {store.n_targets:,} tokens")
         return
@@ -181,7 +181,7 @@ def report_plan(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) ->
     log_notice(
         f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} rows and"
         f" {plan.tokens_per_step:,} tokens, {tokens / max(1, store.n_targets):.1f} times the corpus;"
-        f" {choices.step} {choices.precision}, {choices.workers} worker(s)"
+        f" {compute.step} {compute.precision}, {compute.workers} worker(s)"
     )
     if tokens > 100 * store.n_targets:
         log_notice(
@@ -257,14 +257,14 @@ def prepare(record: RunRecord, tokenized: TokenizedCorpus, *, begin: bool = True
     one_thread()
     tokenizer = tokenized.tokenizer
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(ComputeConfig, record["compute"], "compute.")
+    compute = from_dict(ComputeConfig, record["compute"], "compute.")
     torch.manual_seed(derive_seed(train.seed, "weights"))
     model = build(record["family"], record["config"])
     if begin and record.get("parent"):
         begin_as(model, record)
     if not isinstance(model, CountBased):
-        model.to(choices.device)
-        model.set_compute(choices.precision, choices.attention, choices.step)
+        model.to(compute.device)
+        model.set_compute(compute.precision, compute.attention, compute.step)
     vocabulary = model.config.vocab_size
     if vocabulary < tokenizer.vocab_size:
         raise UsageError(
@@ -278,7 +278,7 @@ def prepare(record: RunRecord, tokenized: TokenizedCorpus, *, begin: bool = True
             f"train.context_length={train.context_length} is longer than the model's context of {context}; set"
             " model.context_length too",
         )
-    backward = type(model).backward or GradientAccumulator(model, choices.workers).of_all(train.micro_batches)
+    backward = type(model).backward or GradientAccumulator(model, compute.workers).of_all(train.micro_batches)
     batches = make_loader(model, tokenized, **sizes_of(model, train))
     evaluate = None if isinstance(model, CountBased) else _evaluation(model, tokenized, train)
     check_patience(model, train, evaluate)
