@@ -68,7 +68,7 @@ ENCRYPTED = "encrypted: save it without a password first"
 def has_image(page: Any) -> bool:
     """Whether a page of a pdf shows an image."""
     resources = page.get("/Resources")
-    objects = resources.get_object().get("/XObject") if resources else None
+    objects: Any = resources.get_object().get("/XObject") if resources else None
     return bool(objects) and any(
         item.get_object().get("/Subtype") == "/Image" for item in objects.get_object().values()
     )
