@@ -150,7 +150,8 @@ LAYERS = {
     """,
     "pipelines": """
         __init__ config embeddings extraction search_index
-        index_updates rewriting
+        answers index_updates rewriting
+        calibration
     """,
     "serving": """
         schemas

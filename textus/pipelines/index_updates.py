@@ -103,6 +103,7 @@ def update(
         )
     known = known_vectors(index)
     files = {"sources": sources, "roots": roots, "reading": index.record["reading"]}
+    files |= {name: index.record[name] for name in ("calibration",) if name in index.record}
     run = index.record["run"]
     build(
         passages,

@@ -67,6 +67,7 @@ RECORD: Shape = {
     "bm25": bool,
     "sources?": {...: str},
     "roots?": list,
+    "calibration?": dict,
     "reading?": {...: (NONE, str, int)},
     "run": (NONE, {"path": str, "fingerprint": str}),
     "files": {...: str},
@@ -298,6 +299,16 @@ class Index:
             if len(index) != self.size or index.ndim != embed_texts(*encoder, ["a"]).shape[1]:
                 raise ValueError(f"{len(index)} vectors of {index.ndim} numbers")
         return index, encoder
+
+    @cached_property
+    def document_frequencies(self) -> Counter[str]:
+        """The number of passages with each word."""
+        return Counter(token for text in self.documents for token in set(bm25_tokens(text)))
+
+    @property
+    def encoder(self) -> tuple[LanguageModel, Task, Tokenizer]:
+        """The model, task and tokenizer that encode queries."""
+        return self._dense[1]
 
     def vectors(self) -> np.ndarray:
         """The vectors of the passages, (passages, width), in index order. Raises RunError as a search does."""
