@@ -136,6 +136,7 @@ COMMAND_FUNCTIONS = {
     "index build": "build_index",
     "index add": "add_to_index",
     "index remove": "remove_from_index",
+    "index calibrate": "calibrate_index",
     "index evaluate": "evaluate_index",
     "import": "import_model",
 }

@@ -165,13 +165,13 @@ LAYERS = {
         task_methods
         data run search
         inference training
-        rewriting runs
+        asking rewriting runs
         __init__
     """,
     "cli": """
         __init__ params render
         augment chat corpus demo exchange index rewriting train validate
-        inference
+        asking inference
         app
         help
         main reference

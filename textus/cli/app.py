@@ -7,6 +7,7 @@ from typing import Any
 
 from cyclopts import App
 
+from textus.cli.asking import ask, index_calibrate
 from textus.cli.augment import augment, cloze, fewshot, tune
 from textus.cli.chat import chat
 from textus.cli.corpus import corpus_build, corpus_show, corpus_trace, tokenizer_report, tokenizer_train
@@ -47,8 +48,15 @@ COMMANDS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "summarize": summarize,
     "fewshot": fewshot,
     "embed": embed,
-    "index": {"build": index_build, "add": index_add, "remove": index_remove, "evaluate": index_evaluate},
+    "index": {
+        "build": index_build,
+        "add": index_add,
+        "remove": index_remove,
+        "evaluate": index_evaluate,
+        "calibrate": index_calibrate,
+    },
     "search": search,
+    "ask": ask,
     "generate": generate,
     "chat": chat,
     "evaluate": evaluate,

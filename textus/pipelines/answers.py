@@ -42,7 +42,8 @@ REFUSALS = ("The documents do not hold an answer to this question.", "文档中�
 PROMPTS = (
     "Answer the question from the numbered passages only, in one to three sentences. After each sentence cite the"
     f" passage it is from, such as [1]. If the passages do not hold the answer, write: {REFUSALS[0]}",
-    f"只根据下面带编号的段落回答问题，用一到三句话。每句话后面注明出处段落，例如 [1]。如果段落中没有答案，请写：{REFUSALS[1]}",
+    "只根据下面带编号的段落回答问题，用一到三句话。每句话后面注明出处段落，例如 [1]。"
+    f"如果段落中没有答案，请写：{REFUSALS[1]}",
 )
 """System messages of a chat run, English and Chinese."""
 
