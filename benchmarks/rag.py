@@ -1,7 +1,7 @@
 """Answers from documents on XQuAD, English and Chinese: recall of retrieval over all paragraphs; extractive `ask` (no
 run): the answer holds the gold answer; refusal when the paragraph of a question is removed from the index.
 
-The threshold is learnt on the questions of one half of the paragraphs (by hash of the text) and everything else is
+The threshold is set on the questions of one half of the paragraphs (by hash of the text) and everything else is
 measured on the other half. A paragraph is removed by `remove_from_index`, once for each paragraph of that half.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 import textus
 from benchmarks._material import data_file, minilm
-from benchmarks._runner import Bench, begin, show
+from benchmarks._runner import begin, show
 from textus.core.io import dump_jsonl
 from textus.metrics.resampling import bootstrap, interval
 

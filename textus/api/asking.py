@@ -74,12 +74,12 @@ def ask(
     if run is None:
         from textus.pipelines.answers import best_sentence
 
-        found: dict[str, Any] = best_sentence(opened, retrieval, config.top)
+        answer: dict[str, Any] = best_sentence(opened, retrieval, config.top)
     elif method == "chat":
-        found = chat_answer(opened, run, question, passages, (config.max_tokens, on_text))
+        answer = chat_answer(opened, run, question, passages, (config.max_tokens, on_text))
     else:
-        found = span_answer(run, question, passages)
-    return {**result, **found, "refused": found["answer"] is None}
+        answer = span_answer(run, question, passages)
+    return {**result, **answer, "refused": answer["answer"] is None}
 
 
 def method_of(run: Run | None) -> str:

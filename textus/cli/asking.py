@@ -25,7 +25,7 @@ def ask(
     as_json: Json = False,
 ) -> CommandResult:
     """Answer a question from the documents of an index, with its source; with a chat run in its own words, citations
-    checked; says so where the documents do not hold the answer.
+    checked; refused where the documents do not hold the answer.
 
     Example: textus ask work/handbook "How many days off?" --run work/smollm2
     """

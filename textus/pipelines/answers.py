@@ -42,7 +42,7 @@ REFUSALS = ("The documents do not hold an answer to this question.", "文档中�
 PROMPTS = (
     "Answer the question from the numbered passages only, in one to three sentences. After each sentence cite the"
     f" passage it is from, such as [1]. If the passages do not hold the answer, write: {REFUSALS[0]}",
-    "只根据下面带编号的段落回答问题，用一到三句话。每句话后面注明出处段落，例如 [1]。"
+    "只根据下面带序号的段落回答问题，用一到三句话。每句话后面注明出处段落，例如 [1]。"
     f"如果段落中没有答案，请写：{REFUSALS[1]}",
 )
 """System messages of a chat run, English and Chinese."""
@@ -102,8 +102,8 @@ def retrieve(index: Index, question: str, *, left_out: Collection[int] = ()) -> 
     lists = {}
     for mode in usable_modes(index, question):
         depth = FUSION_DEPTH + sum(passage.number in left_out for passage in index.passages if left_out)
-        found = index.search(question, k=depth, mode=mode)
-        lists[mode] = [pair for pair in found if index.passages[pair[0]].number not in left_out]
+        results = index.search(question, k=depth, mode=mode)
+        lists[mode] = [pair for pair in results if index.passages[pair[0]].number not in left_out]
     fused = reciprocal_rank_fusion(list(lists.values())) if len(lists) > 1 else next(iter(lists.values()))
     by_words = dict(lists.get("bm25", []))
     features = confidence_features(index, question, fused, lists) if fused else []
