@@ -562,8 +562,7 @@ def reload_data(run: RunFolder, name: str, augment: AugmentConfig | None) -> Tas
         raise RunError(
             "data_changed",
             f"{request.data} is not what {run.path} was started on; bring the old rows back, or fine-tune anew"
-            f" with --out"
-            " elsewhere",
+            " with --out elsewhere",
         )
     cls = task_class(request.task)
     data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), request, augment, files)
