@@ -15,7 +15,7 @@ from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import Guesses
 from textus.data.corpus.dialects import RowProblem
-from textus.data.corpus.documents import SkippedItem, UnreadableError
+from textus.data.corpus.documents import SkippedItem, translate_read_errors
 from textus.data.corpus.sources import COMPRESSED, Source, scan
 from textus.data.corpus.tables import ReadConfig, parse_columns
 from textus.data.labeled import (
@@ -153,10 +153,8 @@ def read_document_records(
 
 def read_texts(source: Source, path: Path, reading: ReadConfig, *, lines: bool) -> Iterator[Record]:
     """A text as one document named after its file, or each of its `lines` as one."""
-    try:
+    with translate_read_errors(source.name):
         text = read_source_text(source, reading)
-    except UnreadableError as error:
-        raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
     if not lines:
         name = source.name.removeprefix(str(path)).lstrip("/\\!") or path.name
         yield Record({"text": text, "id": name, "title": Path(name).stem}, source.name)
@@ -198,11 +196,6 @@ def text_field(values: dict[str, Any], where: str, name: str = "text") -> str:
             "invalid_row", f"{where}: the {name} is {type(value).__name__} ({value!r}), not a string"
         )
     return value
-
-
-def file_texts(path: Path, options: ReadOptions = AUTODETECT) -> list[str]:
-    """The texts of a file's rows, in order; of a plain text file its lines."""
-    return [text_field(record.values, record.where) for record in read_document_records(path, options)]
 
 
 def cut_passages(document: Passage, longest: int) -> Iterable[Passage]:
