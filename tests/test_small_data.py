@@ -18,6 +18,7 @@ from test_finetuning import SMALL, sentences, training_of
 
 from textus import api
 from textus.core.errors import UsageError
+from textus.data import labeled
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.length import BEGUN, LEAST_TO_CHOOSE_BY, NEW, PATIENCE, settings_of
