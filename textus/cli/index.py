@@ -137,30 +137,27 @@ def search(
     from textus import api
 
     query = arguments.check_text(query, forced=text, names=False, remedy="give a text to look for")
-    answer = api.search(index, query, top=top, mode=mode)
+    result = api.search(index, query, top=top, mode=mode)
     lines = [
-        f"{result['place']:>3}  {result['score']:.4f}  {result['id'] or result['where']}  "
-        f"{extract(result['text'], query)}"
-        for result in answer["results"]
+        f"{hit['place']:>3}  {hit['score']:.4f}  {hit['id'] or hit['where']}  {extract(hit['text'], query)}"
+        for hit in result["results"]
     ]
-    return CommandResult(answer, "\n".join(lines) or "no results: no text has a word of the query")
+    return CommandResult(result, "\n".join(lines) or "no results: no text has a word of the query")
 
 
 def extract(text: str, query: str, most: int = 100) -> str:
-    """The part of a text around the words of a query, on one line."""
+    """The part of a text around the terms of a query, on one line."""
     from textus.pipelines.search_index import bm25_tokens
 
     line = " ".join(text.split())
     if len(line) <= most:
         return line
-    words = set(bm25_tokens(query))
+    terms = tuple(set(bm25_tokens(query)))
     starts = [
-        match.start()
-        for match in re.finditer(r"\w", line)
-        if line[match.start() :].lower().startswith(tuple(words))
+        match.start() for match in re.finditer(r"\w", line) if line[match.start() :].lower().startswith(terms)
     ]
     counts = {start: sum(start <= other < start + most - 20 for other in starts) for start in starts}
     first = max(counts, key=lambda start: (counts[start], -start)) if counts else 0
     begin = max(0, min(first - 10, len(line) - most + 2))
-    stretch = line[begin : begin + most - 2]
-    return f"{'…' if begin else ''}{stretch}{'…' if begin + len(stretch) < len(line) else ''}"
+    excerpt = line[begin : begin + most - 2]
+    return f"{'…' if begin else ''}{excerpt}{'…' if begin + len(excerpt) < len(line) else ''}"

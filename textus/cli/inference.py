@@ -44,7 +44,7 @@ RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ManyPrompts:
-    """Where prompts come from if they are not typed, and where texts go."""
+    """The source of prompts that are not typed, and the file that texts are written to."""
 
     file: Annotated[
         Path | None,
@@ -168,13 +168,13 @@ def generate_many(
         records = read_prompts(given, options, source=source)()
     texts = []
     for number, (record, text) in enumerate(complete(run.model, run.tokenizer, records, params)):
-        answer = to_json(record, text)
+        row = to_json(record, text)
         if as_json:
-            texts.append(answer)
+            texts.append(row)
         elif source:
             write(f"{text}\n")
         else:
-            write(("\n" if number else "") + answer["prompt"] + f"{text}\n")
+            write(("\n" if number else "") + row["prompt"] + f"{text}\n")
     if not as_json:
         return None
     return CommandResult({"run": str(run.path), "sampling": request_values(params), "texts": texts}, "")
@@ -290,22 +290,22 @@ def predict(
         )
         return CommandResult(written, f"{out}: {written['rows']:,} rows answered")
     if isinstance(given, list) and isinstance(given[0], str | tuple):
-        answers = (
+        predictions = (
             api.ensemble_predict(runs, given, config=config)
             if config.ensemble
             else api.predict(runs[0], given, config=config)
         )
-        return CommandResult({**about, "answers": answers}, render.answers(answers))
+        return CommandResult({**about, "answers": predictions}, render.predictions(predictions))
     with note_on_interrupt("nothing is kept without --out FILE; start again with the same command"):
         rows = list(api.iter_predictions(runs, given, config))
-    data = [record_location(record) | answer for record, answer in rows]
+    data = [record_location(record) | prediction for record, prediction in rows]
     return CommandResult(
-        {**about, "answers": data}, render.answers(data, [record.values for record, _ in rows])
+        {**about, "answers": data}, render.predictions(data, [record.values for record, _ in rows])
     )
 
 
 def check_file_options(config: PredictConfig, given: Any) -> None:
-    """UsageError for options of a file where the input is none; a pipe may be a table."""
+    """UsageError for options of a file of rows if the input is no file; a pipe may be a table."""
     from textus.data.inputs import Records
 
     for name in ("columns", "encoding", "skip_invalid"):
