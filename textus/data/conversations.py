@@ -117,8 +117,8 @@ def from_alpaca(values: Mapping[str, Any], where: str, *, labelled: bool) -> lis
         for pair in history
     ):
         raise invalid(where, f"history is {history!r:.60}; write a list of [question, answer] pairs")
-    asked = [text for name in ("instruction", "input") if (text := texts[name]) and text.strip()]
-    turns = [*history, ["\n".join(asked), texts["output"] or ""]]
+    parts = [text for name in ("instruction", "input") if (text := texts[name]) and text.strip()]
+    turns = [*history, ["\n".join(parts), texts["output"] or ""]]
     messages: list[Message] = [
         {"role": role, "content": text}
         for pair in turns

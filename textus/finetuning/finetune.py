@@ -405,7 +405,7 @@ def prepare(
         model.to(compute.device).train()
         model.set_compute(compute.precision, compute.attention, compute.step)
         id_rows: Any = rows[record["task"]]
-        return text_training.setup(task, model, tokenizer, id_rows, compute, train)
+        return text_training.setup(task, model, tokenizer, id_rows, compute=compute, train=train)
     new = heads_from(model, [part.task for part in parts.values()], before)
     lora.apply_method(model, record["method"], record["method_settings"])
     model.to(compute.device).train()

@@ -69,6 +69,7 @@ def setup(
     model: LanguageModel,
     tokenizer: Tokenizer,
     rows: RowsOfBoth,
+    *,
     compute: ComputeConfig,
     train: TrainSettings,
 ) -> TrainingSetup:

@@ -15,7 +15,7 @@ MERGED = 8
 """Ids at the end of a prompt that may be others where an answer follows: a tokenizer joins characters of both."""
 PROBE = "Zebra quartz"
 """A text that no template has of its own."""
-ASKED: list[Message] = [{"role": "user", "content": "Text"}]
+QUESTION: list[Message] = [{"role": "user", "content": "Text"}]
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ class ChatFormat:
                 "the tokenizer of this base has no chat template: put a chat_template.jinja next to its tokenizer.json"
                 " and import it again, or take one that has (textus pull smollm2)",
             )
-        self.answer_ids([*ASKED, {"role": "assistant", "content": PROBE}])
-        self.writes_system = self._writes([{"role": "system", "content": PROBE}, *ASKED])
+        self.answer_ids([*QUESTION, {"role": "assistant", "content": PROBE}])
+        self.writes_system = self._writes([{"role": "system", "content": PROBE}, *QUESTION])
         call = {"type": "function", "function": {"name": PROBE, "arguments": {}}}
-        self.writes_calls = self._writes([*ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}])
+        self.writes_calls = self._writes(
+            [*QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        )
 
     def fitted(self, messages: Sequence[Message]) -> list[Message]:
         """Messages that the template can write: calls of tools as JSON, the system text in the first user turn, where
