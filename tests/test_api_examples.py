@@ -134,6 +134,9 @@ COMMAND_FUNCTIONS = {
     "tokenizer train": "train_tokenizer",
     "tokenizer report": "report_tokenizer",
     "index build": "build_index",
+    "index add": "add_to_index",
+    "index remove": "remove_from_index",
+    "index calibrate": "calibrate_index",
     "index evaluate": "evaluate_index",
     "import": "import_model",
 }

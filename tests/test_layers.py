@@ -69,7 +69,7 @@ LAYERS = {
     "data.corpus": """
         documents languages
         demo dialects guessing repair sources store
-        conll decoding exports
+        conll decoding exports pdf_docx
         aligned tables
         readers
         builder
@@ -151,7 +151,8 @@ LAYERS = {
     """,
     "pipelines": """
         __init__ config embeddings extraction search_index
-        rewriting
+        answers index_updates rewriting
+        calibration
     """,
     "serving": """
         schemas
@@ -165,13 +166,13 @@ LAYERS = {
         task_methods
         data run search
         inference training
-        rewriting runs
+        asking rewriting runs
         __init__
     """,
     "cli": """
         __init__ params render
         augment chat corpus demo exchange index rewriting train validate
-        inference
+        asking inference
         app
         help
         main reference

@@ -7,12 +7,13 @@ from typing import Any
 
 from cyclopts import App
 
+from textus.cli.asking import ask, index_calibrate
 from textus.cli.augment import augment, cloze, fewshot, tune
 from textus.cli.chat import chat
 from textus.cli.corpus import corpus_build, corpus_show, corpus_trace, tokenizer_report, tokenizer_train
 from textus.cli.demo import demo
 from textus.cli.exchange import export, import_, pull
-from textus.cli.index import embed, index_build, index_evaluate, search
+from textus.cli.index import embed, index_add, index_build, index_evaluate, index_remove, search
 from textus.cli.inference import (
     compare,
     doctor,
@@ -47,8 +48,15 @@ COMMANDS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "summarize": summarize,
     "fewshot": fewshot,
     "embed": embed,
-    "index": {"build": index_build, "evaluate": index_evaluate},
+    "index": {
+        "build": index_build,
+        "add": index_add,
+        "remove": index_remove,
+        "evaluate": index_evaluate,
+        "calibrate": index_calibrate,
+    },
     "search": search,
+    "ask": ask,
     "generate": generate,
     "chat": chat,
     "evaluate": evaluate,

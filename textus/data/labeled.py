@@ -30,6 +30,7 @@ from textus.data.corpus.dialects import (
     strip_line_end,
 )
 from textus.data.corpus.documents import SkippedItem, UnreadableError
+from textus.data.corpus.pdf_docx import read_pdf_or_docx
 from textus.data.corpus.readers import read_page
 from textus.data.corpus.repair import replace_surrogates, to_nfc
 from textus.data.corpus.sources import TARS, Source, scan
@@ -267,6 +268,8 @@ def read_source_records(
 
 def read_source_text(source: Source, reading: ReadConfig) -> str:
     """The text of a file of a class."""
+    if source.kind in ("pdf", "docx"):
+        return read_pdf_or_docx(source)
     page = source.kind == "html"
     _, text = open_text(source, encoding=reading.encoding, page=page)
     return "".join(read_page(source, text, ()).blocks if page else text)
@@ -277,7 +280,7 @@ def read_source_rows(source: Source, reading: ReadConfig) -> Iterator[tuple[str,
     by_token = "tokens" in reading.columns.values()
     if source.kind in TABLES and not (by_token and reading.by_position):
         return read_rows(source, reading)
-    if source.kind == "html":
+    if source.kind in ("html", "pdf", "docx"):
         raise UnreadableError(
             "unsupported_format", "a page holds no rows; give csv, tsv, jsonl, json, parquet or CoNLL columns"
         )

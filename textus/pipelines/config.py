@@ -1,4 +1,4 @@
-"""Requests of `textus embed`, `index build`, `translate` and `summarize`."""
+"""Requests of `textus embed`, `index build`, `ask`, `translate` and `summarize`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,30 @@ class IndexConfig(ReadOptions):
     passage: int = option(
         1200, "Longest passage in bytes; longer texts are cut into several. 0: none is cut."
     )
+
+
+@dataclass(frozen=True)
+class AskConfig(RequestBase):
+    """The options of `textus ask` and `textus.ask`."""
+
+    run: Path | None = option(
+        None,
+        "A chat run that writes the answer, or a question-answering run that finds it. [default: the best sentence]",
+        metavar="RUN",
+    )
+    top: int = option(5, "Passages that may hold the answer.")
+    max_tokens: int = option(200, "Tokens of a chat run's answer at most.")
+    threshold: float | None = option(
+        None, "Least confidence of an answer, from 0 (always answer) to 1. [default: the index's]"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("top", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError("out_of_range", f"threshold={self.threshold}: must be from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from textus.core.names import import_optional
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.documents import RECORD_CHARS, RawDocument, SkippedItem, UnreadableError
+from textus.data.corpus.pdf_docx import read_pdf_or_docx
 from textus.data.corpus.repair import replace_surrogates
 from textus.data.corpus.sources import Source
 from textus.data.corpus.tables import (
@@ -39,6 +40,9 @@ def read_source(source: Source, reading: ReadConfig) -> Read:
     """
     if source.kind in TABLES or (reading.by_position and source.kind == "text"):
         yield from read_table(source, reading)
+        return
+    if source.kind in ("pdf", "docx"):
+        yield RawDocument(source.name, 0, [read_pdf_or_docx(source)], (f"{source.kind}:text",))
         return
     detected, text = open_text(source, encoding=reading.encoding, page=source.kind == "html")
     steps = detected.steps

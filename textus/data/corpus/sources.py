@@ -41,13 +41,15 @@ KINDS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".pdf": "pdf",
+    ".docx": "docx",
 }
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 TARS = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tgz", ".tbz2", ".txz")
 SUFFIXES = f"{' '.join(KINDS)}, each plain or in .gz, .bz2, .xz, .zst, .zip or .tar"
 UNSUPPORTED_SUFFIXES = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet: save it as csv"),
-    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pdf", ".epub"), "save it as plain text or html"),
+    **dict.fromkeys((".doc", ".odt", ".rtf", ".epub"), "save it as plain text or html"),
     **dict.fromkeys((".7z", ".rar", ".lz4", ".lzma", ".z", ".br"), "unpack it first"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".arrow", ".feather"), "save it as jsonl or parquet"),
 }
