@@ -67,7 +67,7 @@ class GenerationTask(Task):
 
 
 class PairTask(GenerationTask):
-    """A task that gives pairs of ids to train on, and says how a target is written."""
+    """A task that is trained on pairs of ids; `sampling` decides how a target is written."""
 
     @abstractmethod
     def pairs(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[IdPair]:
