@@ -23,6 +23,7 @@ from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.metrics.resampling import estimate
 from textus.models.contract import LanguageModel
+from textus.reporting.html import Section
 from textus.tasks.base import Example, has_blanks
 from textus.tasks.chat_rows import ChatFormat, ChatRow, encode_conversations
 from textus.tasks.generation import GenerationTask, pair_format
@@ -163,6 +164,10 @@ class Chat(GenerationTask):
             if event.id is not None:
                 written[places[event.row]].append(event.id)
         return [tokenizer.decode(ids).strip() for ids in written]
+
+    def sections(self, metrics: dict[str, Any]) -> list[Section]:
+        rows = metrics.get("answers")
+        return [Section("Answers to held-out prompts", rows=rows)] if rows else []
 
     def answer_columns(self) -> list[str]:
         return ["answer"]
