@@ -402,7 +402,7 @@ def test_conversations_that_do_not_fit_are_no_part_of_the_figure(
     assert plain["bits_per_byte"]["n"] == 6
 
 
-@pytest.mark.promise("Serving", "A run that was trained on conversations is served as a chat model")
+@pytest.mark.promise("Server", "A run that was trained on conversations is served as a chat model")
 def test_a_tuned_run_is_served_as_a_chat_model(tuned: Run) -> None:
     import httpx
     from served import running

@@ -58,13 +58,13 @@ def evaluate_chat(
     rows = read_rows(task, on, options, run_read_options(run.record) if trained else AUTODETECT)
     scores = task.score(run.model, run.tokenizer, rows.examples)
     rows, scores = without_empty(rows, scores)
-    result = {"run": str(run.path), "on": dataset_name(on), "task": "chat"}
+    result: dict[str, Any] = {"run": str(run.path), "on": dataset_name(on), "task": "chat"}
     result |= task_metrics(rows, scores, config.slices)
     if trained:
         result["rows_trained_on"] = count_train_overlap(run.record, rows)
     base = parent_of(run) if config.baselines else None
     if base:
-        result["baselines"] = {f"{task.baseline_name}": against_base(task, rows, scores, base)}
+        result["baselines"] = {task.baseline_name: against_base(task, rows, scores, base)}
     if out is not None:
         result["answers"] = shown_answers(task, rows.examples[: task.settings.shown], run, base)
         write_task_report(out, result, task, {run.path.name: run.path / "log.jsonl"} if trained else {})
@@ -74,12 +74,13 @@ def evaluate_chat(
 def without_empty(rows: EvalDataset, scores: Sequence[AnswerScore]) -> tuple[EvalDataset, list[AnswerScore]]:
     """The rows that have an answer within the context; those left out are reported where they are encoded."""
     places = [place for place, score in enumerate(scores) if score.n_bytes]
-    examples, fields = ([part[place] for place in places] for part in (rows.examples, rows.fields))
-    return EvalDataset(rows.task, examples, fields), [scores[place] for place in places]
+    kept = EvalDataset(rows.task, [rows.examples[n] for n in places], [rows.fields[n] for n in places])
+    return kept, [scores[place] for place in places]
 
 
 def parent_of(run: ChatModel) -> ChatModel | None:
-    """The run it began from; None where there is none, or, reported, where that is gone or has other weights now."""
+    """The run it began from; None for one that began from none, or, reported, whose parent is gone or has
+    other weights now."""
     if not (parent := run.record.get("parent")):
         return None
     try:

@@ -62,6 +62,7 @@ class Chat(GenerationTask):
     text_counts = (1,)
     min_rows = 4
     compares_with_base: ClassVar[bool] = True
+    held_out_batch: ClassVar[int] = ROWS_AT_ONCE
     label_kind = "answers"
     baseline_name = "the model it began from"
     new_model_size: ClassVar[dict[str, int]] = {"n_layer": 6, "d_model": 256, "context_length": 512}
