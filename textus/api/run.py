@@ -300,9 +300,7 @@ class Run(TaskMethods):
         tagging run that finds the entities of a relations run, the rows' own entities are what is to be found, and
         neither baseline nor page goes with the figures.
 
-        Of a run that was trained on conversations, or of any chat run with `task="chat"`: bits per byte of the answers
-        in held-out conversations, next to those of the run it began from.
-
+        Of a run trained on conversations, or with `task="chat"`: bits per byte of held-out answers, next to its parent.
         Raises DataError where there is no text, UsageError for options of the other kind of run.
         """
         check_report_folder(out)
