@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ import textus
 from textus import open_run
 from textus.api import exchange
 from textus.api.run import Run
+from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.conversations import read_conversation
 from textus.data.weighted_rows import WeightedRow, WeightedRowLoader
@@ -320,3 +325,101 @@ def test_a_new_decoder_learns_to_chat(rows: Path, tmp_path: Path) -> None:
     run = textus.finetune(rows, out=tmp_path / "run", model="decoder", task="chat", epochs=1, overrides=small)
     assert run.supports_chat
     assert isinstance(run.chat(turn("a", "b")[:1], max_tokens=3), str)
+
+
+# ── evaluation ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.promise("Results", "A chat run is compared with the run it began from, on the same answers")
+def test_bits_per_byte_of_answers_are_those_of_transformers_next_to_the_base(
+    tuned: Run, base: Run, tmp_path: Path
+) -> None:
+    """The base's figure is computed by `transformers` too, from its folder."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    held = written(tmp_path / "held.jsonl", colours(70)[60:])
+    result = textus.evaluate(tuned.path, held, out=tmp_path / "page")
+    ours, (theirs,) = result["bits_per_byte"], result["baselines"].values()
+    assert ours["low"] <= ours["value"] <= ours["high"]
+    assert ours["n"] == 10
+    assert theirs["difference"]["low"] > 0
+    assert theirs["reduction"] == pytest.approx(
+        1 - ours["value"] / theirs["bits_per_byte"]["value"], abs=1e-5
+    )
+    model = transformers.AutoModelForCausalLM.from_pretrained(base.record["imported"]["path"])
+    nats = n_bytes = 0.0
+    talks = [row["messages"] for row in colours(70)[60:]]
+    for row in encode_conversations(talks, base.tokenizer, None):
+        ids = torch.tensor([row.ids])
+        with torch.inference_mode():
+            costs = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
+        nats += float(costs[torch.tensor(row.learned[1:])].sum())
+        n_bytes += row.n_bytes
+    assert theirs["bits_per_byte"]["value"] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-4)
+    imported = textus.evaluate(base.path, held, task="chat")
+    assert imported["bits_per_byte"] == theirs["bits_per_byte"]
+    assert "baselines" not in imported
+
+
+def test_the_page_has_answers_before_and_after(
+    tuned: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = written(tmp_path / "held.jsonl", colours(70)[60:])
+    words = ["evaluate", str(tuned.path), "--on", str(held), "--out", str(tmp_path / "page")]
+    assert main([*words, "--task", "chat", "--set", "task.shown=3", "--set", "task.max_tokens=5"]) == 0
+    assert "bits per byte" in capsys.readouterr().out.replace("_", " ")
+    result = json.loads((tmp_path / "page" / "evaluation.json").read_text(encoding="utf-8"))
+    assert len(result["answers"]) == 3
+    page = (tmp_path / "page" / "evaluation.html").read_text(encoding="utf-8")
+    for name in ("prompt", "before", "after", "reference"):
+        assert f">{name}</th>" in page
+    for answer in result["answers"]:
+        assert answer["prompt"] in page
+        assert answer["reference"] in COLOURS.values()
+
+
+def test_a_base_that_changed_is_left_out_of_the_evaluation(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = make_base(tmp_path, TEMPLATES["chatml"])
+    run = textus.finetune(rows, out=tmp_path / "run", init_from=own.path, task="chat", epochs=1)
+    shutil.rmtree(own.path)
+    result = textus.evaluate(run.path, rows)
+    assert "baselines" not in result
+    assert result["rows_trained_on"] > 0
+    assert "skipping the model it began from" in capsys.readouterr().err
+    with raises(UsageError, "missing_argument"):
+        textus.evaluate(run.path)
+
+
+def test_conversations_that_do_not_fit_are_no_part_of_the_figure(
+    base: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {"messages": turn("a", "b" * 500)}
+    plain = textus.evaluate(base.path, colours(6), task="chat")
+    assert textus.evaluate(base.path, [*colours(6), long], task="chat")["rows"] == 6
+    assert "1 of 7 conversations are left out" in capsys.readouterr().err
+    assert plain["bits_per_byte"]["n"] == 6
+
+
+@pytest.mark.promise("Server", "A run that was trained on conversations is served as a chat model")
+def test_a_tuned_run_is_served_as_a_chat_model(tuned: Run) -> None:
+    import httpx
+    from served import running
+
+    from textus.serving import ServedModel
+
+    model = ServedModel(
+        "tuned", tuned.model, tuned.tokenizer, created=1, chat=tuned.supports_chat, context_length=128
+    )
+    body = {"model": "tuned", "messages": turn("3: the coal?", "")[:1], "temperature": 0, "max_tokens": 20}
+    with running(model) as url:
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
+    assert answer["choices"][0]["message"]["content"] in COLOURS.values()
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_the_command_chats_with_a_tuned_run(tuned: Run) -> None:
+    command = [str(Path(sys.executable).with_name("textus")), "chat", str(tuned.path), "--temperature", "0"]
+    done = subprocess.run(command, input="3: the coal?\n", capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in COLOURS.values()

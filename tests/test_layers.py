@@ -147,7 +147,7 @@ LAYERS = {
         __init__ config perplexity text_baselines
         comparison fewshot inspection
         task_report
-        ensembles robustness task_comparison
+        chat_report ensembles robustness task_comparison
     """,
     "pipelines": """
         __init__ config embeddings extraction search_index

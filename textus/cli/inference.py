@@ -219,7 +219,7 @@ def evaluate(
         result = api.ensemble_evaluate(runs, on, out=out, config=config)
         return CommandResult(result, render.task_scores(result))
     result = api.evaluate(runs[0], on, out=out, config=config)
-    scores = render.evaluation(result) if "bits_per_byte" in result else render.task_scores(result)
+    scores = render.evaluation(result) if "likelihood" in result else render.task_scores(result)
     return CommandResult(result, scores + (f"\npage: {out / 'evaluation.html'}" if out else ""))
 
 

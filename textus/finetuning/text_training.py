@@ -76,7 +76,8 @@ def setup(
     """What `fit` takes; `rows` are those to train on and those held out."""
     batches = task.id_loader(rows[0], model, tokenizer, batch_size=train.batch_size, seed=train.seed)
     held_rows = rows[1][:VALIDATION_PAIRS]
-    held = task.id_loader(held_rows, model, tokenizer, batch_size=64, seed=0, shuffle=False)
+    size = task.held_out_batch
+    held = task.id_loader(held_rows, model, tokenizer, batch_size=size, seed=0, shuffle=False)
     validation = [held.batch(number) for number in range(held.n_batches)]
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:

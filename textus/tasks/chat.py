@@ -23,6 +23,7 @@ from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.metrics.resampling import estimate
 from textus.models.contract import LanguageModel
+from textus.reporting.html import Section
 from textus.tasks.base import Example, has_blanks
 from textus.tasks.chat_rows import ChatFormat, ChatRow, encode_conversations
 from textus.tasks.generation import GenerationTask, pair_format
@@ -61,6 +62,7 @@ class Chat(GenerationTask):
     text_counts = (1,)
     min_rows = 4
     compares_with_base: ClassVar[bool] = True
+    held_out_batch: ClassVar[int] = ROWS_AT_ONCE
     label_kind = "answers"
     baseline_name = "the model it began from"
     new_model_size: ClassVar[dict[str, int]] = {"n_layer": 6, "d_model": 256, "context_length": 512}
@@ -163,6 +165,10 @@ class Chat(GenerationTask):
             if event.id is not None:
                 written[places[event.row]].append(event.id)
         return [tokenizer.decode(ids).strip() for ids in written]
+
+    def sections(self, metrics: dict[str, Any]) -> list[Section]:
+        rows = metrics.get("answers")
+        return [Section("Answers to held-out prompts", rows=rows)] if rows else []
 
     def answer_columns(self) -> list[str]:
         return ["answer"]

@@ -34,6 +34,8 @@ class GenerationTask(Task):
     generates: ClassVar[bool] = True
     compares_with_base: ClassVar[bool] = False
     """Whether the loss of the run to begin from is measured before the first step, to be reported."""
+    held_out_batch: ClassVar[int] = 64
+    """Held-out rows of which the loss is computed together."""
 
     @abstractmethod
     def id_rows(self, examples: Sequence[Example], model: LanguageModel, tokenizer: Tokenizer) -> list[Any]:
