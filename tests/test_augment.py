@@ -21,7 +21,7 @@ from textus.augment import operations, units, wordnet
 from textus.augment.augmenter import AugmentConfig, Augmenter, augment_records, make_operations, origin_id
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
-from textus.data.labeled import Record, read_records
+from textus.data.labeled import Record, stream_records
 from textus.finetuning.data import parted, without_copies
 from textus.models.word_vectors import WordVectors
 
@@ -434,7 +434,7 @@ def test_rows_in_a_file_keep_their_originals(tmp_path: Path, capsys: pytest.Capt
     assert main([*words, "--out", str(out), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["rows"], sum(report["copies"].values())) == (2, 4)
-    rows = [record.values for record in read_records(out)]
+    rows = [record.values for record in stream_records(out)]
     assert [row["text"] for row in rows if "augmented" not in row] == [
         "a long story of men",
         "the town they saw",
@@ -496,7 +496,7 @@ def test_finetune_augments_what_it_learns_from_alone(
     words += [word for setting in (*SMALL, "augment.copies=3") for word in ("--set", setting)]
     assert main([*words, "--out", str(tmp_path / "run"), "--json"]) == 0
     err = capsys.readouterr().err
-    n_held = len(parted(read_records(data), 0)[1])
+    n_held = len(parted(list(stream_records(data)), 0)[1])
     n = 60 - n_held
     assert f"{3 * n:,} copies of {n} rows: swap" in err
     assert f"{4 * n:,} rows to learn from and {n_held} to choose by" in err

@@ -17,7 +17,7 @@ from raising import raises
 
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
-from textus.data.labeled import Record, read_records
+from textus.data.labeled import Record, stream_records
 from textus.data.skipping import BadRows
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import hold_out, parted, read_data
@@ -86,7 +86,7 @@ def test_values_of_one_number_are_one_class(
     suffix: str, labels: list[Any], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """D16, in every reader; what was merged is reported with counts."""
-    given = read_records(table(tmp_path / f"rows.{suffix}", labels))
+    given = list(stream_records(table(tmp_path / f"rows.{suffix}", labels)))
     task = Classification.from_records(ClassificationSettings(), given)
     assert task.labels == expected
     examples = task.make_examples(given, labelled=True)

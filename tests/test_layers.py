@@ -57,10 +57,11 @@ LAYERS = {
         __init__
     """,
     "data": """
-        __init__ batch corpus
+        __init__ batch conversations corpus
         eval_text labeled token_dataset
         bucketing loader skipping
-        denoising read_options text_pairs
+        denoising read_options weighted_rows
+        text_pairs
         pair_loaders passages
         inputs
         output
@@ -130,8 +131,8 @@ LAYERS = {
     "tasks": """
         __init__ config labels reporting rows
         base
-        classification encoding generation question_answering token_data
-        inference multitask registry regression relation_data tagging text2text
+        chat_rows classification encoding generation question_answering token_data
+        chat inference multitask registry regression relation_data tagging text2text
         validation
         prediction relations similarity
     """,
@@ -146,7 +147,7 @@ LAYERS = {
         __init__ config perplexity text_baselines
         comparison fewshot inspection
         task_report
-        ensembles robustness task_comparison
+        chat_report ensembles robustness task_comparison
     """,
     "pipelines": """
         __init__ config embeddings extraction search_index

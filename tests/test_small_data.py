@@ -18,7 +18,7 @@ from test_finetuning import SMALL, sentences, training_of
 
 from textus import api
 from textus.core.errors import UsageError
-from textus.finetuning import data as reading
+from textus.data import labeled
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.length import BEGUN, LEAST_TO_CHOOSE_BY, NEW, PATIENCE, settings_of
@@ -275,17 +275,17 @@ def test_validation_in_training_draws_no_resample_and_rows_are_read_once(
 ) -> None:
     """C8, C12: on the way nobody reads intervals; the fingerprint is of the rows that were parsed."""
     opened: list[Path] = []
-    read = reading.read_records
+    read = labeled.stream_records
 
-    def counted(path: Path, *words: Any, **more: Any) -> Any:
+    def counted(path: Path, *arguments: Any, **more: Any) -> Any:
         opened.append(path)
-        return read(path, *words, **more)
+        return read(path, *arguments, **more)
 
     def never(*words: Any) -> Any:
         raise AssertionError("a resample was drawn in training")
 
     monkeypatch.setattr(resampling, "_resample", never)
-    monkeypatch.setattr(reading, "read_records", counted)
+    monkeypatch.setattr(labeled, "stream_records", counted)
     data, dev = (written(tmp_path / f"{n}.jsonl", sentences(n)) for n in (60, 40))
     run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
     assert opened == [data, dev]

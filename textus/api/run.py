@@ -300,6 +300,7 @@ class Run(TaskMethods):
         tagging run that finds the entities of a relations run, the rows' own entities are what is to be found, and
         neither baseline nor page goes with the figures.
 
+        Of a run trained on conversations, or with `task="chat"`: bits per byte of held-out answers, next to its parent.
         Raises DataError where there is no text, UsageError for options of the other kind of run.
         """
         check_report_folder(out)
@@ -312,6 +313,8 @@ class Run(TaskMethods):
             raise UsageError(
                 "option_not_applicable", f"--set {config.overrides[0]}: goes with --task similarity alone"
             )
+        if self._evaluates_chat(config):
+            return self._evaluate_chat(on, out, config)
         if name := config.task or ", ".join(self.tasks):
             if config.stride is not None:
                 raise UsageError(

@@ -168,6 +168,31 @@ class TaskMethods:
             task_report.write_predictions(to_path(out, "out"), rows, outputs)
         return scores
 
+    def _evaluates_chat(self, config: EvalConfig) -> bool:
+        """Whether it is evaluated on conversations: it was trained on them, or that is requested."""
+        from textus.tasks.registry import trained_tasks
+
+        return config.task == "chat" or (config.task is None and "chat" in trained_tasks(self.record))
+
+    def _evaluate_chat(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
+        """The figures of answers in held-out conversations."""
+        from textus.api.checks import read_options
+        from textus.evaluation.chat_report import ChatModel, evaluate_chat
+
+        for flag, given in (("--stride", config.stride), ("--entities", config.entities)):
+            if given is not None:
+                raise UsageError(
+                    "option_not_applicable",
+                    f"{flag} {given}: {self.path} is evaluated on conversations; leave it out",
+                )
+        if on is None:
+            raise UsageError(
+                "missing_argument", f"{self.path} is evaluated on conversations: give some, --on FILE"
+            )
+        run = ChatModel(self.path, self.record, self.model, self.tokenizer)
+        folder = None if out is None else to_path(out, "out")
+        return evaluate_chat(run, on, config, read_options(config), folder)
+
     def _evaluate_raw_text(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
         """The scores of a relations run on texts whose entities the run `config.entities` finds."""
         from textus.api.checks import read_options

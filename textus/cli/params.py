@@ -22,7 +22,6 @@ from textus.core.requests import (
     to_toml,
 )
 from textus.data.read_options import ReadOptions
-from textus.tasks.config import TaskOverrides
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,6 @@ Columns = Annotated[str | None, field_option(ReadOptions, "columns")]
 Encoding = Annotated[str | None, field_option(ReadOptions, "encoding")]
 SkipInvalid = Annotated[str | None, field_option(ReadOptions, "skip_invalid")]
 Overrides = Annotated[list[str] | None, field_option(requests.Overrides, "overrides")]
-TaskSettings = Annotated[list[str] | None, field_option(TaskOverrides, "overrides")]
 TaskName = Annotated[str | None, option("Which task, of runs with several.", "--task", "NAME")]
 
 

@@ -191,7 +191,7 @@ def task_scores(result: Mapping[str, Any]) -> str:
     """The output of `evaluate` of fine-tuned runs: figures, baselines, members, slices, classes, first mistakes."""
     apart = (
         "run", "runs", "on", "classes", "targets", "confusion", "mistakes", "baselines", "members", "slices",
-        "reliability", "entity_classes",
+        "reliability", "entity_classes", "answers",
     )  # fmt: skip
     main = {name: value for name, value in result.items() if name not in apart and value is not None}
     lines = [figures(f"{result['run']} on {result['on']}", main)]

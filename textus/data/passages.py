@@ -295,11 +295,6 @@ def text_field(values: dict[str, Any], where: str, name: str = "text") -> str:
     return value
 
 
-def file_texts(path: Path, options: ReadOptions = AUTODETECT) -> list[str]:
-    """The texts of a file's rows, in order; of a plain text file its lines."""
-    return [text_field(record.values, record.where) for record in read_document_records(path, options)]
-
-
 def cut_passages(document: Passage, longest: int, *, at_headings: bool = False) -> Iterable[Passage]:
     """A document as passages of at most `longest` bytes, cut at headings if requested, then after sentences or blanks
     in the second half if there are any; each begins with the end of the one before it in its section.

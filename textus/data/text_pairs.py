@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import numpy as np
-
 from textus.core.errors import DataError
-from textus.data.batch import Batch
-from textus.data.bucketing import BucketLoader, Ids, LengthGroupedSampler, pad_rows
+from textus.data.bucketing import BucketLoader
 from textus.data.token_dataset import TokenDataset, in_memory_dataset
+from textus.data.weighted_rows import WeightedRow, WeightedRowLoader
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,14 @@ class PairFormat:
 
 def pair_loader(
     pairs: Sequence[IdPair], form: PairFormat, *, batch_size: int, seed: int, shuffle: bool = True
-) -> BucketLoader | PromptLoader:
+) -> BucketLoader | WeightedRowLoader:
     """The batches of these pairs, rows of like length together. Raises DataError for no pair."""
     if not pairs:
         raise DataError("empty_data", "there is no pair to train on")
     size = min(batch_size, len(pairs))
     if form.is_causal:
-        return PromptLoader(pairs, form, batch_size=size, seed=seed, shuffle=shuffle)
+        rows = [weighted_row(pair, form) for pair in pairs]
+        return WeightedRowLoader(rows, form.end_id, batch_size=size, seed=seed, shuffle=shuffle)
     targets, sources = ([getattr(pair, side) for pair in pairs] for side in ("target", "source"))
     longest = 1 + max(len(ids) for ids in (*targets, *sources))
     return BucketLoader(
@@ -87,46 +86,9 @@ def as_dataset(texts: Sequence[list[int]], end_id: int) -> TokenDataset:
     return in_memory_dataset([end_id, *(id for ids in texts for id in (*ids, end_id))], starts)
 
 
-class PromptLoader:
-    """Batches for a family that reads from left to right: the source, its end, the target and its end in one row; only
-    the target and its end are learned.
+def weighted_row(pair: IdPair, form: PairFormat) -> WeightedRow:
+    """A pair for a family that reads from left to right: the source, its end, the target and its end; only the target
+    and its end are learned.
     """
-
-    def __init__(
-        self, pairs: Sequence[IdPair], form: PairFormat, *, batch_size: int, seed: int, shuffle: bool
-    ) -> None:
-        self.form, self.batch_size, self.shuffle = form, batch_size, shuffle
-        self.prompts = [np.asarray(form.prompt(pair.source)) for pair in pairs]
-        self.targets = [np.asarray([*pair.target, form.end_id]) for pair in pairs]
-        self.lengths = np.asarray([len(p) + len(t) for p, t in zip(self.prompts, self.targets, strict=True)])
-        self.sampler = LengthGroupedSampler(len(pairs), batch_size, seed, self._by_length)
-        self._order = self._by_length(np.arange(len(pairs)))
-
-    @property
-    def n_batches(self) -> int:
-        """Batches in one epoch."""
-        return self.sampler.n_batches if self.shuffle else -(-len(self.prompts) // self.batch_size)
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Ids of a batch on average, those of sources included."""
-        return max(1, round(float(self.lengths.mean()) * self.batch_size))
-
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, from 0."""
-        if self.shuffle:
-            rows = self.sampler.rows_at(step)
-        else:
-            first = (step % self.n_batches) * self.batch_size
-            rows = self._order[first : first + self.batch_size]
-        whole = [np.concatenate([self.prompts[int(row)], self.targets[int(row)]]) for row in rows]
-        ids, _ = pad_rows([row[:-1] for row in whole], self.form.end_id)
-        targets, real = pad_rows([row[1:] for row in whole], self.form.end_id)
-        weights = real.float()
-        for number, row in enumerate(rows):
-            weights[number, : len(self.prompts[int(row)]) - 1] = 0.0
-        mask = None if bool(real.all()) else real
-        return Batch(ids=ids, targets=targets, weights=weights, mask=mask, position=step)
-
-    def _by_length(self, rows: Ids) -> Ids:
-        return rows[np.argsort(self.lengths[rows], kind="stable")]
+    prompt, target = form.prompt(pair.source), [*pair.target, form.end_id]
+    return WeightedRow([*prompt, *target], [False] * len(prompt) + [True] * len(target))

@@ -15,8 +15,7 @@ from textus.core.errors import DataError
 from textus.core.io import fingerprint
 from textus.core.rng import uniform
 from textus.data.corpus.dialects import RowProblem
-from textus.data.corpus.tables import parse_columns
-from textus.data.labeled import Record, read_records
+from textus.data.labeled import Record
 from textus.data.skipping import BadRow, BadRows, drop_unusable
 from textus.finetuning.config import FinetuneConfig
 from textus.runs.record import RunRecord
@@ -96,8 +95,7 @@ def read_files(request: FinetuneConfig) -> list[LabelledFile]:
 def read_file(path: Path, request: FinetuneConfig, *, quiet: bool = False) -> LabelledFile:
     """The accepted rows of a file and those that cannot be read; `quiet`: nothing is reported."""
     problems: list[RowProblem] = []
-    columns = parse_columns(request.columns)
-    records = read_records(path, columns, encoding=request.encoding or "", problems=problems, quiet=quiet)
+    records = request.records(path, problems, quiet=quiet)
     if path == request.data:
         records, problems = drop_held_out_files(path, records, problems)
     return LabelledFile(list(drop_rejected(records)), problems)

@@ -45,10 +45,10 @@ from textus.runs.record import RunRecord
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.tasks.base import EncodedExample, Task, has_blanks, joined_text
 from textus.tasks.encoding import ExampleLoader, encode_examples, input_template
-from textus.tasks.generation import GenerationTask, pair_format
+from textus.tasks.generation import GenerationTask
 from textus.tasks.inference import add_head, head_loss
 from textus.tasks.multitask import MixSettings, MultitaskLoader
-from textus.tasks.registry import record_for_task, task_class, task_names
+from textus.tasks.registry import record_for_task, task_class, trained_tasks
 from textus.training.autotune import fast_bf16
 from textus.training.gradients import GradientAccumulator
 from textus.training.planner import model_values
@@ -308,13 +308,16 @@ def settings_for(
     n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
     n_held = sum(len(data.dev) for data in parts.values())
     first_rows: Any = rows[request.task][0]
-    writes = isinstance(parts[request.task].task, GenerationTask)
+    task = parts[request.task].task
+    writes = isinstance(task, GenerationTask)
     train = settings_of(
         request,
         n_rows,
         n_held,
         keeps_last=family_of(family)[0].capabilities.use_last_checkpoint,
-        batch_size=text_training.default_batch_size(first_rows) if writes else 32,
+        batch_size=text_training.default_batch_size(task, first_rows)
+        if isinstance(task, GenerationTask)
+        else 32,
     )
     if writes and not request.init_from:
         train = text_training.new_model_settings(train, request.overrides_for("optim"))
@@ -322,6 +325,8 @@ def settings_for(
     first = (
         bool(request.init_from and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
     )
+    if isinstance(task, GenerationTask) and task.compares_with_base:
+        first = request.init_from is not None
     return apply_overrides(replace(train, evaluate_first=first), request.overrides_for("train"))
 
 
@@ -399,9 +404,8 @@ def prepare(
         lora.apply_method(model, record["method"], record["method_settings"])
         model.to(compute.device).train()
         model.set_compute(compute.precision, compute.attention, compute.step)
-        pairs: Any = rows[record["task"]]
-        form = pair_format(model, tokenizer, task.name)
-        return text_training.setup(model, form, pairs, compute, train)
+        id_rows: Any = rows[record["task"]]
+        return text_training.setup(task, model, tokenizer, id_rows, compute=compute, train=train)
     new = heads_from(model, [part.task for part in parts.values()], before)
     lora.apply_method(model, record["method"], record["method_settings"])
     model.to(compute.device).train()
@@ -513,7 +517,7 @@ def resume(
     augment = run.record.get("augment")
     how = {name: value for name, value in augment.items() if name != "texts"} if augment else None
     made = from_dict(AugmentConfig, how, "augment.") if how else None
-    parts = {name: data_again(run, name, made) for name in task_names(run.record)}
+    parts = {name: data_again(run, name, made) for name in trained_tasks(run.record)}
     if augment and augment["texts"] != texts_of(parts):
         raise RunError(
             "data_changed",

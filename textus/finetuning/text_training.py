@@ -1,4 +1,4 @@
-"""Training of tasks whose answer is a text: batches of pairs, the model's own loss, and scores of written texts."""
+"""Training of tasks whose answer is a text: batches of its rows, and the model's own loss."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from textus.core import hardware
-from textus.core.errors import DataError, UsageError
+from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.data.text_pairs import IdPair, PairFormat, pair_loader
 from textus.models.contract import LanguageModel
 from textus.tasks.base import Example
-from textus.tasks.generation import GenerationTask, encode_pairs, pair_format
+from textus.tasks.generation import GenerationTask
 from textus.tokenizers import Tokenizer
 from textus.training.autotune import micro_batches
 from textus.training.gradients import GradientAccumulator
@@ -28,7 +27,8 @@ MIN_STEPS_PER_EPOCH = 20
 VALIDATION_PAIRS = 1000
 """Held-out pairs of which the loss is computed while training."""
 
-PairsOfBoth = tuple[list[IdPair], list[IdPair]]
+RowsOfBoth = tuple[list[Any], list[Any]]
+"""Rows of ids to train on, and those held out."""
 
 
 def encode(
@@ -37,19 +37,15 @@ def encode(
     dev: Sequence[Example],
     model: LanguageModel,
     tokenizer: Tokenizer,
-) -> PairsOfBoth:
-    """Training and held-out pairs as ids. Raises UsageError for a family that cannot write a text given another."""
-    form = pair_format(model, tokenizer, task.name)
-    pairs = encode_pairs(task, train, tokenizer, form)
-    if not any(pair.target for pair in pairs):
-        raise DataError("empty_data", f"all {len(pairs):,} targets are empty: there is nothing to learn")
-    return pairs, encode_pairs(task, dev, tokenizer, form)
+) -> RowsOfBoth:
+    """Training and held-out rows as ids. Raises UsageError for a family that cannot be trained for the task."""
+    return task.id_rows(train, model, tokenizer), task.id_rows(dev, model, tokenizer)
 
 
-def default_batch_size(pairs: Sequence[IdPair]) -> int:
-    """Pairs of a step: about `TOKENS_PER_STEP` ids, and at least `MIN_STEPS_PER_EPOCH` steps an epoch."""
-    length = fmean(len(pair.source) + len(pair.target) + 2 for pair in pairs)
-    size = min(TOKENS_PER_STEP / length, MAX_BATCH_SIZE, len(pairs) / MIN_STEPS_PER_EPOCH)
+def default_batch_size(task: GenerationTask, rows: Sequence[Any]) -> int:
+    """Rows of a step: about `TOKENS_PER_STEP` ids, and at least `MIN_STEPS_PER_EPOCH` steps an epoch."""
+    length = fmean(task.row_length(row) for row in rows)
+    size = min(TOKENS_PER_STEP / length, MAX_BATCH_SIZE, len(rows) / MIN_STEPS_PER_EPOCH)
     return max(4, round(size / 4) * 4)
 
 
@@ -69,15 +65,24 @@ def with_workers(compute: ComputeConfig, model: LanguageModel, given: Sequence[s
 
 
 def setup(
-    model: LanguageModel, form: PairFormat, pairs: PairsOfBoth, compute: ComputeConfig, train: TrainSettings
+    task: GenerationTask,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    rows: RowsOfBoth,
+    *,
+    compute: ComputeConfig,
+    train: TrainSettings,
 ) -> TrainingSetup:
-    """What `fit` takes; `pairs` are those to train on and those held out."""
-    batches = pair_loader(pairs[0], form, batch_size=train.batch_size, seed=train.seed)
-    held = pair_loader(pairs[1][:VALIDATION_PAIRS], form, batch_size=64, seed=0, shuffle=False)
+    """What `fit` takes; `rows` are those to train on and those held out."""
+    batches = task.id_loader(rows[0], model, tokenizer, batch_size=train.batch_size, seed=train.seed)
+    held_rows = rows[1][:VALIDATION_PAIRS]
+    size = task.held_out_batch
+    held = task.id_loader(held_rows, model, tokenizer, batch_size=size, seed=0, shuffle=False)
     validation = [held.batch(number) for number in range(held.n_batches)]
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
-        return {"validation": round(validation_loss(model, validation), 6)}
+        nats = validation_loss(model, validation)
+        return {"validation": round(nats, 6), **task.loss_figures(nats, held_rows)}
 
     check_patience(model, train, evaluate)
     pieces = train.micro_batches

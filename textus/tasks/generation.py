@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from textus.core.console import log_notice
-from textus.core.errors import UsageError
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
-from textus.data.text_pairs import IdPair, PairFormat
+from textus.data.bucketing import BucketLoader
+from textus.data.text_pairs import IdPair, PairFormat, pair_loader
+from textus.data.weighted_rows import WeightedRowLoader
 from textus.generation.beam import beam_search
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
@@ -27,17 +29,34 @@ ROWS_AT_ONCE = 64
 
 
 class GenerationTask(Task):
-    """A task whose outputs are texts. It gives pairs of ids to train on, and how a text is written."""
+    """A task whose outputs are texts: it makes the rows of ids that a model is trained on with its own loss."""
 
     generates: ClassVar[bool] = True
+    compares_with_base: ClassVar[bool] = False
+    """Whether the loss of the run to begin from is measured before the first step, to be reported."""
+    held_out_batch: ClassVar[int] = 64
+    """Held-out rows of which the loss is computed together."""
 
     @abstractmethod
-    def pairs(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[IdPair]:
-        """Source and target of labelled examples as ids; of unlabelled ones an empty target."""
+    def id_rows(self, examples: Sequence[Example], model: LanguageModel, tokenizer: Tokenizer) -> list[Any]:
+        """Labelled examples as rows of ids for a model; what was cut or left out is reported. Raises UsageError for a
+        model or tokenizer that cannot be trained for the task, DataError where nothing is left to learn.
+        """
 
     @abstractmethod
-    def sampling(self, model: LanguageModel, n_source: int) -> SamplingParams:
-        """How the target of a source of so many ids is written."""
+    def row_length(self, row: Any) -> int:
+        """Ids of a row."""
+
+    @abstractmethod
+    def id_loader(
+        self, rows: Sequence[Any], model: LanguageModel, tokenizer: Tokenizer, *,
+        batch_size: int, seed: int, shuffle: bool = True,
+    ) -> BucketLoader | WeightedRowLoader:  # fmt: skip
+        """Batches of these rows."""
+
+    def loss_figures(self, nats: float, rows: Sequence[Any]) -> dict[str, float]:
+        """Further figures for the log, from the nats per learned id of held-out rows."""
+        return {}
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         raise TypeError(f"{self.name} has no labels but texts")
@@ -47,6 +66,34 @@ class GenerationTask(Task):
 
     def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         raise TypeError(f"{self.name} has no head")
+
+
+class PairTask(GenerationTask):
+    """A task that is trained on pairs of ids; `sampling` decides how a target is written."""
+
+    @abstractmethod
+    def pairs(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[IdPair]:
+        """Source and target of labelled examples as ids; of unlabelled ones an empty target."""
+
+    @abstractmethod
+    def sampling(self, model: LanguageModel, n_source: int) -> SamplingParams:
+        """How the target of a source of so many ids is written."""
+
+    def id_rows(self, examples: Sequence[Example], model: LanguageModel, tokenizer: Tokenizer) -> list[Any]:
+        pairs = encode_pairs(self, examples, tokenizer, pair_format(model, tokenizer, self.name))
+        if not any(pair.target for pair in pairs):
+            raise DataError("empty_data", f"all {len(pairs):,} targets are empty: there is nothing to learn")
+        return pairs
+
+    def row_length(self, row: IdPair) -> int:
+        return len(row.source) + len(row.target) + 2
+
+    def id_loader(
+        self, rows: Sequence[IdPair], model: LanguageModel, tokenizer: Tokenizer, *,
+        batch_size: int, seed: int, shuffle: bool = True,
+    ) -> BucketLoader | WeightedRowLoader:  # fmt: skip
+        form = pair_format(model, tokenizer, self.name)
+        return pair_loader(rows, form, batch_size=batch_size, seed=seed, shuffle=shuffle)
 
 
 def pair_format(model: LanguageModel, tokenizer: Tokenizer, task: str) -> PairFormat:
@@ -70,7 +117,7 @@ def pair_format(model: LanguageModel, tokenizer: Tokenizer, task: str) -> PairFo
 
 
 def encode_pairs(
-    task: GenerationTask, examples: Sequence[Example], tokenizer: Tokenizer, form: PairFormat
+    task: PairTask, examples: Sequence[Example], tokenizer: Tokenizer, form: PairFormat
 ) -> list[IdPair]:
     """Examples as pairs that fit the context; how many texts were cut is reported."""
     fitted = [form.fit(pair) for pair in task.pairs(examples, tokenizer)]
@@ -85,7 +132,7 @@ def encode_pairs(
 
 
 def write_texts(
-    model: LanguageModel, task: GenerationTask, tokenizer: Tokenizer, examples: Sequence[Example]
+    model: LanguageModel, task: PairTask, tokenizer: Tokenizer, examples: Sequence[Example]
 ) -> list[str]:
     """The text that the model writes for each example; sources too long for the context are cut, and counted."""
     form = pair_format(model, tokenizer, task.name)
@@ -105,7 +152,7 @@ def write_texts(
 
 
 def batches_of(
-    task: GenerationTask, model: LanguageModel, sources: Sequence[list[int]]
+    task: PairTask, model: LanguageModel, sources: Sequence[list[int]]
 ) -> Iterator[tuple[list[int], SamplingParams]]:
     """The indices of sources that are not empty, by length, with their sampling: those of a batch share it, so
     that a text does not depend on its neighbours.
@@ -120,7 +167,7 @@ def batches_of(
 @torch.inference_mode()
 def write_ids(
     model: LanguageModel,
-    task: GenerationTask,
+    task: PairTask,
     tokenizer: Tokenizer,
     sources: Sequence[list[int]],
     form: PairFormat,

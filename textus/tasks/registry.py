@@ -19,6 +19,7 @@ from textus.tasks.generation import GenerationTask
 from textus.tokenizers import Tokenizer
 
 TASKS = {
+    "chat": ("textus.tasks.chat", "Chat"),
     "classification": ("textus.tasks.classification", "Classification"),
     "question-answering": ("textus.tasks.question_answering", "QuestionAnswering"),
     "regression": ("textus.tasks.regression", "Regression"),
@@ -58,17 +59,23 @@ def load_for_task(run: Path) -> tuple[LanguageModel, Tokenizer, RunRecord]:
 
 
 def task_names(record: RunRecord) -> list[str]:
-    """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text, an imported
-    chat model included.
+    """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text, a chat model
+    included.
     """
     return [] if record.get("task") in (None, "chat") else [record["task"], *record.get("extra_tasks", {})]
+
+
+def trained_tasks(record: RunRecord) -> list[str]:
+    """`task_names`, and chat for a run that was trained on conversations here, not for an imported chat model."""
+    is_chat = record.get("task") == "chat" and "task_settings" in record
+    return ["chat"] if is_chat else task_names(record)
 
 
 def record_for_task(record: RunRecord, name: str | None, run: Path) -> RunRecord:
     """The record of one task of a run, as if the run had been trained on it alone. `name` may be None where there is
     only one task. Raises UsageError for an unknown name.
     """
-    names = task_names(record)
+    names = trained_tasks(record)
     if name is None and len(names) > 1:
         raise UsageError(
             "missing_argument",

@@ -20,7 +20,7 @@ from textus.generation.params import SamplingParams
 from textus.metrics import overlap
 from textus.models.contract import LanguageModel
 from textus.tasks.base import Example, has_blanks, list_fields
-from textus.tasks.generation import GenerationTask
+from textus.tasks.generation import PairTask
 from textus.tasks.reporting import Floats
 from textus.tokenizers import Tokenizer
 
@@ -54,7 +54,7 @@ class Text2TextSettings:
                 raise UsageError("out_of_range", f"task.{name}={value}: must be at least {least}")
 
 
-class Text2Text(GenerationTask):
+class Text2Text(PairTask):
     """See the module."""
 
     name = "text2text"

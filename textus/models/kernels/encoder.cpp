@@ -110,7 +110,7 @@ void textus_add_layer_norm(const bf16* x, const bf16* delta, const float* weight
     }
 }
 
-// The way back: d_x is the gradient of the sum (with `through`, what comes past the norm, where given), d_delta that of
+// The backward pass: d_x is the gradient of the sum (with `through`, what comes past the norm, where given), d_delta that of
 // delta. d_weight, d_bias and d_shift (D each, the last the sum of d_delta over rows) are added to.
 void textus_add_layer_norm_backward(const bf16* gradient, const bf16* through, const bf16* sum, const float* moments,
                                     const float* weight, bf16* d_x, bf16* d_delta, float* d_weight, float* d_bias,
@@ -178,7 +178,7 @@ void textus_spread_heads(const bf16* rows, const int64_t* starts, bf16* heads, i
         }
 }
 
-// The other way.
+// The inverse.
 void textus_gather_heads(const bf16* heads, const int64_t* starts, bf16* rows, int64_t stride, int64_t first, int64_t batch,
                          int64_t n_head, int64_t time, int64_t width) {
     for (int64_t b = 0; b < batch; ++b)
