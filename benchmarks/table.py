@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _family_rows, _understanding_rows
+from benchmarks import _family_rows, _rag_rows, _understanding_rows
 from benchmarks._rows import Figure, Row, between, markdown, ranged
 from textus.core.io import read_json, write_atomic
 
@@ -138,6 +138,7 @@ ROWS = [
         "start_up", start_up, 0.3, unit=" s"),
     *_family_rows.ROWS,
     *_understanding_rows.ROWS,
+    *_rag_rows.ROWS,
 ]  # fmt: skip
 
 SOURCES = [*dict.fromkeys(row.source for row in ROWS), "families"]

@@ -24,13 +24,23 @@ RANK_WEIGHT = 0.5
 """Weight of the score of a passage, relative to the best one, next to the coverage of a sentence."""
 LEAST_SUPPORT = 0.5
 """A sentence with less support is marked as unsupported."""
-DEFAULT_THRESHOLD = 0.65
+DEFAULT_THRESHOLD = 0.4
 """Least coverage of a question by the best passage, for an index without calibration."""
 MOST_UNKNOWN = 0.5
 """Share of a question's characters that the encoder may not know."""
 JUDGED_PASSAGES = 3
 """Passages in which the best sentence is searched for the confidence."""
 
+FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\S+",
+        "a an the is are was were be been do does did of in on at to for from by with as and or what which who whom "
+        "whose when where why how many much it its that this these those there can could may might will would should "
+        "has have had i you we they he she my your our their his her s 的 了 是 在 有 和 与 于 被",
+    )
+)
+"""Words that do not show what a question is about."""
+QUESTION_CHARACTERS = re.compile("[吗呢么谁哪怎几]|多少|什|为何|如何")
 SENTENCE = re.compile(
     r"[^.!?。！？；\n]+(?:[.!?](?!\s)[^.!?。！？；\n]*)*[.!?。！？；]*[\"'”’」』）)]*(?:\s*\[\d+\])*\s*"
 )
@@ -89,10 +99,10 @@ def usable_modes(index: Index, question: str) -> list[str]:
             if modes == ["dense"]:
                 raise UsageError(
                     "cannot_encode",
-                    f"the encoder of {index.path} does not know the characters of {question[:40]!r}; rebuild the index"
+                    f"the encoder of {index.path} does not know most of {question[:40]!r}; rebuild the index"
                     " with --bm25, or with an encoder of this language",
                 )
-            log_notice("the encoder does not know the characters of the question: searched by words only")
+            log_notice("the encoder does not know most of the question: searched by words only")
             modes.remove("dense")
     return modes
 
@@ -133,11 +143,15 @@ def confidence_features(
 
 
 def token_weights(index: Index, text: str) -> dict[str, float]:
-    """The inverse document frequency, as BM25 has it, of each word of a text."""
+    """The inverse document frequency, as BM25 has it, of each word of a text but function words; of all words if there
+    are no others.
+    """
     counts = index.document_frequencies
+    tokens = bm25_tokens(QUESTION_CHARACTERS.sub(" ", text)) or bm25_tokens(text)
+    content = [token for token in tokens if token not in FUNCTION_WORDS] or tokens
     return {
         token: math.log(1 + (index.size - counts[token] + 0.5) / (counts[token] + 0.5))
-        for token in dict.fromkeys(bm25_tokens(text))
+        for token in dict.fromkeys(content)
     }
 
 
