@@ -146,7 +146,9 @@ def main() -> None:
     for name, part in bench.part("parts").items():
         metrics = ("bleu", "chrf", "rouge_l")
         figures = [with_interval(part[key], ".3f" if key == "rouge_l" else ".1f") for key in metrics]
-        rows.append([name, *figures, part["greedy"]["bleu"]["value"], part["steps"], part["cpu_seconds"]])
+        rows.append(
+            [name, *figures, with_interval(part["greedy"]["bleu"], ".1f"), part["steps"], part["cpu_seconds"]]
+        )
         for baseline, scores in part["baselines"].items():
             own = [with_interval(scores[key], ".3f" if key == "rouge_l" else ".1f") for key in metrics]
             rows.append([f"  {baseline}", *own, "", "", ""])
