@@ -26,7 +26,8 @@ FURTHER: dict[str, dict[str, Any]] = {
     "fewshot": {"data": "x", "on": "y"}, "finetune": {"model": "linear"}, "tune": {"model": "linear", "trials": 1},
     "train": {"model": "ngram"},
     "chat": {"messages": [{"role": "user", "content": "x"}]}, "search": {"query": "x"},
-    "trace_corpus": {"document": "x"}, "evaluate_index": {"on": "x"},
+    "trace_corpus": {"document": "x"}, "ask": {"question": "x"}, "add_to_index": {"files": ["x"]},
+    "remove_from_index": {"files": ["x"]}, "calibrate_index": {"on": "x"}, "evaluate_index": {"on": "x"},
     "triples": {"entities": "x", "relations": "x"}, "translate": {"given": "x"}, "summarize": {"given": "x"},
     "robustness": {"on": "x"}, "report_tokenizer": {"corpus": "x"}, "iter_predictions": {"given": "x"},
 }  # fmt: skip

@@ -20,7 +20,7 @@ from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, stream_records
 from textus.data.skipping import BadRows
 from textus.finetuning.config import FinetuneConfig
-from textus.finetuning.data import hold_out, parted, read_data
+from textus.finetuning.data import hold_out, read_data, split_rows
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.labels import (
     find_separator,
@@ -283,13 +283,14 @@ def test_no_class_vanishes_from_the_rows_to_learn_from() -> None:
 
 def test_copies_stay_with_their_rows_and_more_rows_move_few() -> None:
     given = records(list("ab") * 200)
-    first = {record.where for record in parted(given, 0)[1]}
+    first = {record.where for record in split_rows(given, 0)[1]}
     assert len(first) == 40
-    again = {record.where for record in parted(given[::-1], 0)[1]}
+    again = {record.where for record in split_rows(given[::-1], 0)[1]}
     assert again == first
     assert (
         len(
-            first & {record.where for record in parted([*given, *records(["c"] * 10, "new {}".format)], 0)[1]}
+            first
+            & {record.where for record in split_rows([*given, *records(["c"] * 10, "new {}".format)], 0)[1]}
         )
         >= 38
     )

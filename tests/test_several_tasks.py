@@ -115,7 +115,7 @@ def several(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 def ready_again(run: api.Run) -> TrainingSetup:
     """The training of a run as it began."""
     opened, tokenizer = open_run(run.path), read_tokenizer(open_run(run.path))
-    parts = {name: finetune.data_again(opened, name, None) for name in run.tasks}
+    parts = {name: finetune.reload_data(opened, name, None) for name in run.tasks}
     family, record = run.record["family"], run.record
     config = finetune.from_dict(family_of(family)[1], record["config"], "model.")
     rows = {name: finetune.encoded(data, family, config, tokenizer) for name, data in parts.items()}

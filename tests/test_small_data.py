@@ -22,7 +22,7 @@ from textus.data import labeled
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.length import BEGUN, LEAST_TO_CHOOSE_BY, NEW, PATIENCE, settings_of
-from textus.finetuning.solved import RegressionProblem, parts_of, solve
+from textus.finetuning.solved import RegressionProblem, assign_folds, solve
 from textus.metrics import classification, entities, ranking, regression, resampling, spans
 from textus.runs.store import open_run
 
@@ -161,7 +161,7 @@ def test_rows_that_a_layer_has_not_seen_judge_it() -> None:
 
 def test_each_part_that_is_held_out_has_its_share_of_every_class() -> None:
     task_problem = problem("classes", 60, 4)
-    parts = parts_of(task_problem)
+    parts = assign_folds(task_problem)
     for label in range(3):
         sizes = np.bincount(parts[task_problem.targets == label], minlength=10)
         assert sizes.max() - sizes.min() <= 1

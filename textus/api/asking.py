@@ -50,9 +50,10 @@ def ask(
     """
     from textus.pipelines.answers import check_question, retrieve
     from textus.pipelines.calibration import confidence, threshold
+    from textus.pipelines.search_index import Index
 
     config = build_request(AskConfig, config, options)
-    opened = open_index(to_path(index, "index")) if isinstance(index, str | Path) else index
+    opened = index if isinstance(index, Index) else open_index(to_path(index, "index"))
     question = check_question(opened, question)
     run = open_run(config.run) if config.run else None
     method = method_of(run)

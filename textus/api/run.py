@@ -106,7 +106,7 @@ class Run(TaskMethods):
             which = f" --task {self.tasks[0]}" if len(self.tasks) > 1 else ""
             raise UsageError(
                 "not_a_language_model",
-                f"{self.path} was fine-tuned for {', '.join(self.tasks)}, not to predict text: textus predict"
+                f"{self.path} was fine-tuned for {', '.join(self.tasks)} and does not continue texts: textus predict"
                 f" {self.path}{which} TEXT",
             )
 

@@ -46,7 +46,7 @@ def build_index(
 
 def to_paths(files: str | Path | Sequence[str | Path]) -> list[Path]:
     """One path or several as a list. Raises UsageError for none."""
-    given = [files] if isinstance(files, str | Path) else list(files)
+    given = list(files) if isinstance(files, list | tuple) else [files]
     if not given:
         raise UsageError("missing_argument", "no file was given; give at least one file or folder")
     return [to_path(file, "file") for file in given]

@@ -81,6 +81,13 @@ def rewrite(
     is_file = not as_text and given not in ("-", arguments.STDIN) and arguments.is_file(given)
     if force and out is None:
         raise UsageError("option_not_applicable", "--force: goes with --out FILE; leave it out")
+    if is_file and given.lower().removesuffix(".gz").endswith(
+        (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+    ):
+        raise UsageError(
+            "option_not_applicable",
+            f"{given} is a table, and {goal} reads plain text: textus predict {run} {given} --out FILE",
+        )
     if out is not None:
         if not is_file:
             raise UsageError("option_not_applicable", f"--out {out}: goes with a file of texts; leave it out")

@@ -78,7 +78,7 @@ def read_text(path: Path | str, encoding: str = "") -> EvalText:
         n_bytes = sum(map(len, read_blocks(source)))
         detected = detect_encoding(read_blocks(source), encoding=encoding)
     if not n_bytes:
-        raise DataError("empty_data", f"{path} is empty; there is nothing to measure on")
+        raise DataError("empty_data", f"{path} is empty; give a file with text")
     if detected.origin == "guessed":
         log_notice(f"{path} is not UTF-8: read as {detected.codec}")
     return EvalText(str(path), n_bytes, lambda: _file_chunks(source, detected.codec))

@@ -31,7 +31,7 @@ from textus.tasks.base import Example
 from textus.tasks.chat import AnswerScore, Chat
 from textus.tasks.registry import task_from_record, trained_tasks
 from textus.tokenizers import Tokenizer
-from textus.training.pretrain import same_weights
+from textus.training.pretrain import check_same_weights
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def parent_of(run: ChatModel) -> ChatModel | None:
     if not (parent := run.record.get("parent")):
         return None
     try:
-        same_weights(Path(parent), str(run.record["parent_weights"]))
+        check_same_weights(Path(parent), str(run.record["parent_weights"]))
         model, tokenizer, record = load(Path(parent))
     except RunError as error:
         log_notice(f"skipping the model it began from: {error}")

@@ -28,11 +28,11 @@ from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import (
     LabelledFile,
     TaskData,
+    data_record,
     fingerprint_of,
     read_data,
     read_files,
     recorded_config,
-    source,
 )
 from textus.finetuning.length import in_words, settings_of
 from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
@@ -54,17 +54,17 @@ from textus.training.gradients import GradientAccumulator
 from textus.training.planner import model_values
 from textus.training.pretrain import (
     TrainingSetup,
-    one_thread,
-    same_weights,
-    take_weights,
+    check_same_weights,
+    copy_weights,
+    set_up_process,
     train_to_end,
-    weights_sum,
+    weights_sha256,
 )
 from textus.training.trainer import ComputeConfig, Evaluate, TrainSettings, check_patience
 
-Parts = dict[str, TaskData]
+DataByHead = dict[str, TaskData]
 """Each task that is learned, by the name of its head."""
-RowsOfBoth = tuple[list[EncodedExample], list[EncodedExample]]
+TrainDevRows = tuple[list[EncodedExample], list[EncodedExample]]
 """What is learned from and what chooses the weights, as ids."""
 
 
@@ -84,8 +84,9 @@ def data_of(
 
 
 def augment_settings(request: FinetuneConfig) -> AugmentConfig | None:
-    """How the rows to learn from are augmented, if requested; paths are whole, so that the run can be resumed"
-    " elsewhere."""
+    """How the rows to learn from are augmented, if requested; paths are whole, so that the run can be resumed
+    elsewhere.
+    """
     if not (assignments := request.overrides_for("augment")):
         return None
     settings = apply_overrides(AugmentConfig(seed=request.seed), assignments)
@@ -109,17 +110,17 @@ def start(
     """Fine-tune to the end; returns `out`. `watch` is called with each evaluation; `files`: the parsed files of tasks,
     by the name of their head, where the caller has read them.
 
-    Raises UsageError for words that are wrong, and DataError for data that cannot be used, before anything is written.
+    Raises UsageError for invalid options, and DataError for data that cannot be used, before anything is written.
     """
-    one_thread()
+    set_up_process()
     request.check()
     augment, requests = augment_settings(request), request.per_task()
     parts = {
         name: data_of(name, request_of_task, augment, (files or {}).get(name))
         for name, request_of_task in requests.items()
     }
-    text_training.check_alone([data.task for data in parts.values()])
-    family, config, tokenizer = beginning(request, parts)
+    text_training.check_options([data.task for data in parts.values()], augment is not None)
+    family, config, tokenizer = choose_base_model(request, parts)
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
     train = settings_for(request, family, parts, rows)
     compute = choose_compute(request, family, config, parts)
@@ -141,16 +142,16 @@ def start(
         "method": request.method,
         "method_settings": to_dict(request.method_settings),
         "parent": str(request.init_from.resolve()) if request.init_from else None,
-        "parent_weights": weights_sum(request.init_from) if request.init_from else None,
-        "corpus": source(requests[request.task], parts[request.task]),
-        "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
+        "parent_weights": weights_sha256(request.init_from) if request.init_from else None,
+        "corpus": data_record(requests[request.task], parts[request.task]),
+        "augment": {**to_dict(augment), "texts": texts_fingerprint(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "command": command_line(),
         "versions": hardware.package_versions(),
         "isa": hardware.isa_name(),
     }
     if request.extra_tasks:
-        record |= others_of(request, parts)  # type: ignore[typeddict-item]
+        record |= extra_tasks_record(request, parts)  # type: ignore[typeddict-item]
     ready = prepare(record, parts, tokenizer, rows)
     run = create_run(out, record, tokenizer)
     report_training(record, ready, parts, rows)
@@ -161,7 +162,7 @@ def start(
 
 
 def task_record(data: TaskData) -> dict[str, Any]:
-    """What run.json records of a task, for `tasks.registry.from_record`."""
+    """What run.json records of a task, for `tasks.registry.task_from_record`."""
     n_texts = {len(example.texts) for example in data.train} & set(data.task.text_counts)
     return {
         "task": data.task.name,
@@ -173,7 +174,7 @@ def task_record(data: TaskData) -> dict[str, Any]:
     }
 
 
-def heads_of(family: str, parts: Parts) -> dict[str, Any]:
+def heads_of(family: str, parts: DataByHead) -> dict[str, Any]:
     """Name → what `heads.build_head` builds; none for a family that reads texts."""
     return (
         {}
@@ -186,7 +187,7 @@ def heads_of(family: str, parts: Parts) -> dict[str, Any]:
     )
 
 
-def others_of(request: FinetuneConfig, parts: Parts) -> dict[str, Any]:
+def extra_tasks_record(request: FinetuneConfig, parts: DataByHead) -> dict[str, Any]:
     """What run.json records of the tasks next to the first, and of how steps are dealt out."""
     requests = request.per_task()
     return {
@@ -194,7 +195,7 @@ def others_of(request: FinetuneConfig, parts: Parts) -> dict[str, Any]:
         "extra_tasks": {
             extra.name: {
                 **task_record(parts[extra.name]),
-                "corpus": source(requests[extra.name], parts[extra.name]),
+                "corpus": data_record(requests[extra.name], parts[extra.name]),
             }
             for extra in request.further_tasks
         },
@@ -202,7 +203,7 @@ def others_of(request: FinetuneConfig, parts: Parts) -> dict[str, Any]:
 
 
 def report_training(
-    record: RunRecord, ready: TrainingSetup, parts: Parts, rows: dict[str, RowsOfBoth]
+    record: RunRecord, ready: TrainingSetup, parts: DataByHead, rows: dict[str, TrainDevRows]
 ) -> None:
     """Report what is trained, on how many rows, in how many steps."""
     train, batches = ready.settings, ready.batches
@@ -232,12 +233,12 @@ def report_training(
             log_notice(f"{name} with {record['family']}: {about}; {summary}; {steps}")
 
 
-def texts_of(parts: Parts) -> str:
+def texts_fingerprint(parts: DataByHead) -> str:
     """A fingerprint of what is learned from: synonyms may come from files that change."""
     return fingerprint([example.texts for data in parts.values() for example in data.train])
 
 
-def beginning(request: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]:
+def choose_base_model(request: FinetuneConfig, parts: DataByHead) -> tuple[str, Any, tokenizers.Tokenizer]:
     """The family, config and tokenizer: those of the run to begin from, or new ones for this data; where tasks want
     different ones, the first decides.
     """
@@ -259,7 +260,11 @@ def beginning(request: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenize
     tasks = [part.task for part in parts.values()]
     texts = [text for data in parts.values() for example in data.train for text in example.texts]
     if issubclass(cls, RawTextModel):
-        return request.model, whole_config(request, tasks[0], texts), tokenizers.train("char", texts, 20_000)
+        return (
+            request.model,
+            raw_text_config(request, tasks[0], texts),
+            tokenizers.train("char", texts, 20_000),
+        )
     seen = [text for data in parts.values() for text in data.task.tokenizer_texts(data.train)]
     tokenizer = tokenizer_for(request.tokenizer, tasks[0], seen)
     known = {field.name for field in fields(config_class)}
@@ -282,7 +287,7 @@ def tokenizer_for(choice: str | None, task: Task, texts: list[str]) -> tokenizer
     return tokenizers.train(kind, texts, vocab_size)
 
 
-def whole_config(request: FinetuneConfig, task: Task, texts: list[str]) -> Any:
+def raw_text_config(request: FinetuneConfig, task: Task, texts: list[str]) -> Any:
     """What a family that learns from all texts at once looks at: words, or characters where no blanks are. What was set
     has the last word; pairs of numbers are written 1,2.
     """
@@ -300,7 +305,7 @@ def whole_config(request: FinetuneConfig, task: Task, texts: list[str]) -> Any:
 
 
 def settings_for(
-    request: FinetuneConfig, family: str, parts: Parts, rows: dict[str, RowsOfBoth]
+    request: FinetuneConfig, family: str, parts: DataByHead, rows: dict[str, TrainDevRows]
 ) -> TrainSettings:
     """`length.settings_of` for this data; where every head is solved first, what training begins with is evaluated too.
     What was set has the last word.
@@ -330,7 +335,7 @@ def settings_for(
     return apply_overrides(replace(train, evaluate_first=first), request.overrides_for("train"))
 
 
-def choose_compute(request: FinetuneConfig, family: str, config: Any, parts: Parts) -> ComputeConfig:
+def choose_compute(request: FinetuneConfig, family: str, config: Any, parts: DataByHead) -> ComputeConfig:
     """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
@@ -358,7 +363,7 @@ def choose_compute(request: FinetuneConfig, family: str, config: Any, parts: Par
 # ── training ───────────────────────────────────────────────────────────────────────────────────
 
 
-def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> RowsOfBoth:
+def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> TrainDevRows:
     """Both parts as ids for a model of this config; of those to learn from, the ones that have something to learn.
     None for a family that reads texts.
     """
@@ -379,9 +384,9 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
 
 def prepare(
     record: RunRecord,
-    parts: Parts,
+    parts: DataByHead,
     tokenizer: tokenizers.Tokenizer,
-    rows: dict[str, RowsOfBoth],
+    rows: dict[str, TrainDevRows],
     *,
     begin: bool = True,
 ) -> TrainingSetup:
@@ -412,7 +417,7 @@ def prepare(
     model.set_compute(compute.precision, compute.attention, compute.step)
     if record["parent"] and begin:
         record["solved"] = {
-            name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
+            name: solved.init_head(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
             for name in new
             if solved.can_be_solved(parts[name].task.head_spec())
         }
@@ -436,12 +441,12 @@ def model_of(record: RunRecord, *, begin: bool = True) -> tuple[LanguageModel, R
     if not (record["parent"] and begin):
         return build(record["family"], record["config"]), {}
     parent = Path(record["parent"])
-    same_weights(parent, record["parent_weights"])
+    check_same_weights(parent, record["parent_weights"])
     model, _, before = load(parent)
     if record["config"] != to_dict(model.config):  # what was set, such as its dropout
         made = build(record["family"], record["config"])
         made.heads = model.heads
-        take_weights(made, model, parent)
+        copy_weights(made, model, parent)
         return made, before
     return model, before
 
@@ -473,7 +478,7 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: RunRecord) -
 
 
 def batches_of(
-    record: RunRecord, parts: Parts, pad_id: int, rows: dict[str, RowsOfBoth]
+    record: RunRecord, parts: DataByHead, pad_id: int, rows: dict[str, TrainDevRows]
 ) -> ExampleLoader | MultitaskLoader:
     """What `fit` reads: a task's rows, or those of several tasks mixed. UsageError for a task that would have no
     step.
@@ -512,13 +517,13 @@ def resume(
         verify(path)
         log_notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
-    one_thread()
-    moved(run, data, dev)
+    set_up_process()
+    update_data_paths(run, data, dev)
     augment = run.record.get("augment")
     how = {name: value for name, value in augment.items() if name != "texts"} if augment else None
     made = from_dict(AugmentConfig, how, "augment.") if how else None
-    parts = {name: data_again(run, name, made) for name in trained_tasks(run.record)}
-    if augment and augment["texts"] != texts_of(parts):
+    parts = {name: reload_data(run, name, made) for name in trained_tasks(run.record)}
+    if augment and augment["texts"] != texts_fingerprint(parts):
         raise RunError(
             "data_changed",
             f"augmentation no longer makes the rows {path} was started on: its words come from other files now"
@@ -533,7 +538,7 @@ def resume(
     return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
 
 
-def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
+def update_data_paths(run: RunFolder, data: Path | None, dev: Path | None) -> None:
     """Record where a run's files are now. UsageError for validation rows it was not given."""
     kept = run.record["corpus"]
     if dev and not kept["dev"]:
@@ -552,7 +557,7 @@ def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
             )
 
 
-def data_again(run: RunFolder, name: str, augment: AugmentConfig | None) -> TaskData:
+def reload_data(run: RunFolder, name: str, augment: AugmentConfig | None) -> TaskData:
     """The data of a run's task as it was when the run was started; RunError where it is other data now."""
     record = record_for_task(run.record, name, run.path)
     request = recorded_config(record)
@@ -561,8 +566,7 @@ def data_again(run: RunFolder, name: str, augment: AugmentConfig | None) -> Task
         raise RunError(
             "data_changed",
             f"{request.data} is not what {run.path} was started on; bring the old rows back, or fine-tune anew"
-            f" with --out"
-            " elsewhere",
+            " with --out elsewhere",
         )
     cls = task_class(request.task)
     data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), request, augment, files)

@@ -242,8 +242,9 @@ class Study:
         return [trial for trial in ended if trial.state.is_finished()]
 
     def one(self) -> None:
-        """Draw settings, fine-tune with them, keep the run if it is the best so far; a failure is reported and"
-        " counted."""
+        """Draw settings, fine-tune with them, keep the run if it is the best so far; a failure is reported and
+        counted.
+        """
         done = len(self.ended())
         self.kept.sampler = self.optuna.samplers.TPESampler(
             n_startup_trials=STARTUP, seed=derive_seed(self.request.seed, "tune", done) % 2**32

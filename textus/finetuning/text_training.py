@@ -27,7 +27,7 @@ MIN_STEPS_PER_EPOCH = 20
 VALIDATION_PAIRS = 1000
 """Held-out pairs of which the loss is computed while training."""
 
-RowsOfBoth = tuple[list[Any], list[Any]]
+TrainDevRows = tuple[list[Any], list[Any]]
 """Rows of ids to train on, and those held out."""
 
 
@@ -37,7 +37,7 @@ def encode(
     dev: Sequence[Example],
     model: LanguageModel,
     tokenizer: Tokenizer,
-) -> RowsOfBoth:
+) -> TrainDevRows:
     """Training and held-out rows as ids. Raises UsageError for a family that cannot be trained for the task."""
     return task.id_rows(train, model, tokenizer), task.id_rows(dev, model, tokenizer)
 
@@ -68,7 +68,7 @@ def setup(
     task: GenerationTask,
     model: LanguageModel,
     tokenizer: Tokenizer,
-    rows: RowsOfBoth,
+    rows: TrainDevRows,
     *,
     compute: ComputeConfig,
     train: TrainSettings,
@@ -82,7 +82,8 @@ def setup(
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
         nats = validation_loss(model, validation)
-        return {"validation": round(nats, 6), **task.loss_figures(nats, held_rows)}
+        loss = round(nats, 6)
+        return {"validation": loss, "criterion": loss, **task.loss_figures(nats, held_rows)}
 
     check_patience(model, train, evaluate)
     pieces = train.micro_batches
@@ -97,11 +98,14 @@ def positions(batch: Batch) -> int:
     return int(batch.ids.numel()) + (0 if batch.source is None else int(batch.source.numel()))
 
 
-def check_alone(tasks: Sequence[Any]) -> None:
-    """UsageError where a task that writes texts is trained together with others."""
-    writing = [task.name for task in tasks if isinstance(task, GenerationTask)]
-    if writing and len(tasks) > 1:
+def check_options(tasks: Sequence[Any], augmented: bool) -> None:
+    """UsageError for a task that writes texts with other tasks, or with augmentation, which keeps labels only."""
+    writing = next((task.name for task in tasks if isinstance(task, GenerationTask)), None)
+    if writing is None:
+        return
+    given = "--extra-task" if len(tasks) > 1 else "--augment" if augmented else None
+    if given:
         raise UsageError(
             "conflicting_options",
-            f"--extra-task with {writing[0]}: a task that writes texts is trained alone; leave out --extra-task",
+            f"{given} does not go with {writing}, a task that writes texts; leave it out",
         )

@@ -45,11 +45,11 @@ class Rewriter:
         """The text for each source; of an empty one an empty text."""
         form = pair_format(self.model, self.tokenizer, self.task.name)
         parts = [self.split(text, form) for text in texts]
-        if long := sum(len(part) > 1 for part in parts):
-            log_notice(
-                f"{long:,} of {len(texts):,} texts are longer than the context of {form.context_length} tokens:"
-                " split at sentences"
-            )
+        long = sum(len(part) > 1 for part in parts)
+        log_notice(
+            long, " of ", len(texts), f" texts are longer than the context of {form.context_length} tokens: split at",
+            " sentences",
+        )  # fmt: skip
         flat = [Example((piece,), None, "the text") for part in parts for piece in part]
         written = iter(write_texts(self.model, self.task, self.tokenizer, flat))
         return [join([next(written) for _ in part]) for part in parts]

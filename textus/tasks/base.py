@@ -284,10 +284,17 @@ def read_field(record: Record, name: str) -> Any:
     if name not in record.values:
         raise DataError(
             "column_not_found",
-            f"{record.where} has no field {name!r}; it has {list_fields(record)}: name its column with --columns"
-            f" {name}=COLUMN",
+            f"{record.where} has no field {name!r}; it has {list_fields(record)}: {columns_remedy(name)}",
         )
     return record.values[name]
+
+
+def columns_remedy(name: str) -> str:
+    """What to do where a field is missing."""
+    return (
+        f"name its column with --columns {name}=COLUMN; if the file has no header, by its number, such as"
+        f" --columns 0={name}"
+    )
 
 
 def list_fields(record: Record) -> str:

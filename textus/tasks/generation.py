@@ -142,11 +142,10 @@ def write_texts(
         fitted, n_cut, _ = form.fit(IdPair(pair.source, []), limit if form.is_causal else None)
         sources.append(fitted.source)
         cut += [n_cut] if n_cut else []
-    if cut:
-        log_notice(
-            f"{len(cut):,} of {len(sources):,} sources are longer than the context of {form.context_length} tokens:"
-            f" their ends, {sum(cut):,} tokens in all, are not read"
-        )
+    log_notice(
+        len(cut), " of ", len(sources), f" sources are longer than the context of {form.context_length} tokens: their",
+        " ends, ", sum(cut), " tokens in all, are not read",
+    )  # fmt: skip
     written = write_ids(model, task, tokenizer, sources, form)
     return [tokenizer.decode(ids).strip() for ids in written]
 

@@ -19,7 +19,7 @@ from textus.data.text_pairs import IdPair
 from textus.generation.params import SamplingParams
 from textus.metrics import overlap
 from textus.models.contract import LanguageModel
-from textus.tasks.base import Example, has_blanks, list_fields
+from textus.tasks.base import Example, columns_remedy, has_blanks, list_fields
 from textus.tasks.generation import PairTask
 from textus.tasks.reporting import Floats
 from textus.tokenizers import Tokenizer
@@ -192,6 +192,5 @@ def text_of(record: Record, names: Sequence[str]) -> str:
             raise DataError("wrong_type", f"{record.where}: {name} is {value!r:.60}, not a text")
     raise DataError(
         "column_not_found",
-        f"{record.where} has no field {names[0]!r}; it has {list_fields(record)}: name its column with --columns"
-        f" {names[0]}=COLUMN",
+        f"{record.where} has no field {names[0]!r}; it has {list_fields(record)}: {columns_remedy(names[0])}",
     )

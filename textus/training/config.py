@@ -21,7 +21,7 @@ def seconds_of(preset: str) -> int:
         return PRESETS[preset]
     if match := re.fullmatch(r"([1-9]\d{0,4})(s|min|h)", preset):
         return int(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
-    raise unknown_name_error("preset", preset, PRESETS)
+    raise unknown_name_error("preset", preset, [*PRESETS, "or a time such as 3min"])
 
 
 GROUPS = ("model", "train", "optim", "compute")

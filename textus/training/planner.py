@@ -233,7 +233,7 @@ def rows_for(model: LanguageModel, size: ModelSize, store: TokenDataset) -> int:
 
 
 def model_values(assignments: list[str], config_class: Any) -> dict[str, Any]:
-    """The model's fields as the person set them, still words but for None and the parts of tuples."""
+    """The model's fields as the person set them, unparsed strings, except None and tuple items."""
     kinds, values = get_type_hints(config_class), dict[str, Any]()
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
