@@ -423,3 +423,20 @@ def test_the_command_chats_with_a_tuned_run(tuned: Run) -> None:
     command = [str(Path(sys.executable).with_name("textus")), "chat", str(tuned.path), "--temperature", "0"]
     done = subprocess.run(command, input="3: the coal?\n", capture_output=True, text=True, check=True)
     assert done.stdout.strip() in COLOURS.values()
+
+
+def test_the_command_trains_and_names_the_next_one(
+    base: Run, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "finetune",
+        str(rows),
+        "--task",
+        "chat",
+        "--from",
+        str(base.path),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main([*words, "--set", "train.steps=2"]) == 0
+    assert f"next: textus chat {tmp_path / 'run'}" in capsys.readouterr().out

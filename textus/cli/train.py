@@ -121,6 +121,8 @@ def training_summary(run: Any) -> CommandResult:
             f"textus predict {run.path}{which} {what}",
             f"textus evaluate {run.path}{which} --on TEST",
         ]
+    elif run.supports_chat:
+        next_steps = [f"textus chat {run.path}", f"textus evaluate {run.path} --on TEST"]
     elif run.model.capabilities.can_generate:
         next_steps.insert(0, f'textus generate {run.path} "Once upon a time"')
     return CommandResult(
