@@ -119,9 +119,9 @@ def train_peer(
 def classify_textus(run: Path, file: Path, copies: int) -> dict[str, Any]:
     """`Run.predict` of all texts; the model is read before, and a few texts are asked first."""
     from textus import api
-    from textus.training.pretrain import one_thread
+    from textus.training.pretrain import set_up_process
 
-    one_thread()
+    set_up_process()
     opened, rows = api.open_run(run), read(file)
     texts = [text for text, _ in rows] * copies
     opened.predict(texts[:64])

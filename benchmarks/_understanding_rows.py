@@ -193,7 +193,8 @@ ROWS = [
         "triples", partial(triples, name="from raw text"), REPORTED, more=True),
     Row(f"XQuAD, en, five folds, MiniLM: {ABOVE}, low end", "XQuAD，英文，五折，MiniLM：F1 高出最好的基线，区间下端",
         "question_answering", partial(answers, name="xquad_en"), 0, more=True),
-    Row(f"CMRC 2018, zh, own encoder: {ABOVE}, low end", "CMRC 2018，自己的中文编码器：F1 高出最好的基线，区间下端",
+    Row(f"CMRC 2018, zh, own encoder: {ABOVE}, lower end of the 95 % interval, points",
+        "CMRC 2018，自行训练的中文编码器：F1 超出最佳基线（随机片段、滑动窗口、关键词句）的幅度，置信区间下限",
         "question_answering", partial(answers, name="cmrc2018_trial"), 0, more=True),
     Row("STS-B, MiniLM as it comes: Spearman", "STS-B，原样 MiniLM：Spearman",
         "similarity", partial(similar, name="as_it_comes"), 0.82, more=True),
@@ -203,7 +204,7 @@ ROWS = [
         "augmentation", augmented, 0, 2, more=True),
     Row("SST-2, STS-B, CoNLL by one MiniLM with three heads compared with each alone in as many"
         " steps: worst, points",
-        "一个 MiniLM 三个头同时学 SST-2、STS-B、CoNLL，与步数相同的单独训练之差：最差一项，百分点",
+        "一个 MiniLM 带三个任务头同时学习 SST-2、STS-B、CoNLL，与相同步数的单独训练相比：最差的一项，百分点",
         "several_tasks", joint_against_alone, REPORTED, more=True),
     Row("SST-2, MiniLM by method, three epochs: accuracy of everything",
         "SST-2，MiniLM，各种微调方法，三轮：全部权重的准确率",

@@ -3,7 +3,7 @@
 Moments are drawn by a seed: anywhere in the run (starting up and before the first checkpoint included), while a
 checkpoint is being written (its folder `.step-….new` is waited for), and on a finished run. A killed run is resumed,
 some are killed once more while resuming, and the SHA-256 of model.safetensors is compared with the uninterrupted
-run's, whose choices (`--choices`) all share.
+run's, whose compute settings (`--compute-from`) all share.
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ class Killing:
         self.seconds, self.expected = whole.wall, sha256(self.reference / "model.safetensors")
         self.command = whole.command
 
-    def command_line(self, out: Path, choices: Path | None) -> list[str | Path]:
+    def command_line(self, out: Path, compute_from: Path | None) -> list[str | Path]:
         """The arguments of the training command."""
         options = flags(
             tokenizer=self.tokenizer, steps=self.steps, checkpoint_every=EVERY, out=out, force=True, set=MODEL,
-            choices=choices,
+            compute_from=compute_from,
         )  # fmt: skip
         return ["train", self.corpus, *options]
 

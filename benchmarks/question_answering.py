@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks._material import corpus, data_file, minilm, pretrained_encoder, tokenizer, write_jsonl
 from benchmarks._runner import Bench, begin, over_rows, show, with_interval
 from textus.core.io import read_json
-from textus.data.labeled import read_records
+from textus.data.labeled import stream_records
 from textus.metrics.resampling import bootstrap, interval
 from textus.metrics.spans import answer_style, score_answer
 
@@ -113,7 +113,7 @@ BASELINES = {
 
 def rows_of(path: Path) -> Rows:
     """A SQuAD file's rows that have a question, with all their answers."""
-    return [record.values for record in read_records(path) if record.values["question"].strip()]
+    return [record.values for record in stream_records(path) if record.values["question"].strip()]
 
 
 def split_by(rows: Rows, name: str, every: int, which: int) -> tuple[Rows, Rows]:
@@ -247,7 +247,7 @@ def cmrc(bench: Bench, scores: dict[str, Any]) -> None:
         encoder = chinese_encoder(bench)
         contexts = documents(bench, "dev", {row["context"] for row in train[: 16 if bench.smoke else None]})
         pairs = data_file("people_daily_1998", "headline_pairs.jsonl")
-        news = documents(bench, "news", [record.values["body"] for record in read_records(pairs)])
+        news = documents(bench, "news", [record.values["body"] for record in stream_records(pairs)])
         texts = corpus(bench, bench.work / "chinese-texts", contexts, news)
         parent = reader(bench, encoder, texts, CMRC_QUESTIONS, CMRC_CLOZE, scores)
         record = read_json(encoder / "run.json")

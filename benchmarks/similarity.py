@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks._material import data_file, first_lines, minilm, write_jsonl
 from benchmarks._runner import Bench, begin, dev_score, show
-from textus.data.labeled import read_records
+from textus.data.labeled import stream_records
 
 RATES = (2e-5, 5e-5, 1e-4)
 EPOCHS = 4
@@ -50,7 +50,7 @@ def search(bench: Bench) -> dict[str, Any]:
     """Paragraphs retrieved for questions, by mode."""
     squad, index = data_file("xquad", "xquad.en.json"), bench.work / "index"
     if bench.smoke:
-        rows = [record.values for record in islice(read_records(squad), 12)]
+        rows = [record.values for record in islice(stream_records(squad), 12)]
         fields = ("question", "context")
         squad = write_jsonl(
             bench.work / "questions.jsonl", ({name: row[name] for name in fields} for row in rows)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The whole story of Textus in one script: from raw text to a language model, a classifier, a search index and a server.
-# About ten minutes on two cores with the default budget; no network. Run it from a clone after `make install`:
+# About five minutes on two cores with the default budget; no network. Run it from a clone after `make install`:
 #
 #     bash runs/quickstart.sh
 #
@@ -10,9 +10,10 @@ cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 
 OUT=${OUT:-work}        # everything is written below this folder, which must not exist yet
-SIZE=${SIZE:---preset 3min}  # of the language model: a time to train (1min, 10min, 1h, overnight, …) or --depth N --steps N
+SIZE=${SIZE:---preset 1min}  # of the language model: a time to train (1min, 10min, 1h, overnight, …) or --depth N --steps N
 PORT=${PORT:-8000}
-mkdir -p "$(dirname "$OUT")" && mkdir "$OUT"
+[ ! -e "$OUT" ] || { echo "$OUT exists; write elsewhere with OUT=folder bash $0" >&2; exit 2; }
+mkdir -p "$OUT"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Text. The language reference of Python, which every Python installation has. Replace it by any text of yours: files or

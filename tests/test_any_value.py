@@ -1,4 +1,4 @@
-"""Every verb of Python with every kind of value as its first argument: it works, or one line says what is wrong."""
+"""Every function of the Python API with every kind of value as its first argument: it works, or fails in one line."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ FURTHER: dict[str, dict[str, Any]] = {
     "fewshot": {"data": "x", "on": "y"}, "finetune": {"model": "linear"}, "tune": {"model": "linear", "trials": 1},
     "train": {"model": "ngram"},
     "chat": {"messages": [{"role": "user", "content": "x"}]}, "search": {"query": "x"},
-    "trace_corpus": {"document": "x"}, "evaluate_index": {"on": "x"},
-    "triples": {"entities": "x", "relations": "x"},
+    "trace_corpus": {"document": "x"}, "ask": {"question": "x"}, "add_to_index": {"files": ["x"]},
+    "remove_from_index": {"files": ["x"]}, "calibrate_index": {"on": "x"}, "evaluate_index": {"on": "x"},
+    "triples": {"entities": "x", "relations": "x"}, "translate": {"given": "x"}, "summarize": {"given": "x"},
     "robustness": {"on": "x"}, "report_tokenizer": {"corpus": "x"}, "iter_predictions": {"given": "x"},
 }  # fmt: skip
-VERBS = [
+FUNCTIONS = [
     name
     for name in textus.__all__
     if name not in NO_ARGUMENTS and name != "pull" and not inspect.isclass(getattr(textus, name))
@@ -49,28 +50,28 @@ def linear(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 
 @pytest.mark.parametrize("kind", NOT_PATHS)
 def test_what_is_no_path_is_refused_by_every_verb(kind: str, tmp_path: Path) -> None:
-    for verb in VERBS:
-        if (verb, kind) in WORKS or (verb, kind) == ("build_corpus", "empty"):
+    for function in FUNCTIONS:
+        if (function, kind) in WORKS or (function, kind) == ("build_corpus", "empty"):
             continue
-        call = getattr(textus, verb)
-        how = dict(FURTHER.get(verb, {}))
+        call = getattr(textus, function)
+        how = dict(FURTHER.get(function, {}))
         if "out" in inspect.signature(call).parameters:
-            how["out"] = tmp_path / ("search" if verb == "tune" else "out.jsonl")
+            how["out"] = tmp_path / ("search" if function == "tune" else "out.jsonl")
         with pytest.raises(TextusError) as error:
             first_result(call(NOT_PATHS[kind], **how))
         assert "\n" not in str(error.value)
-        assert not (tmp_path / "out.jsonl").exists(), verb
-        assert not list(tmp_path.glob("*.rows.jsonl")), verb
+        assert not (tmp_path / "out.jsonl").exists(), function
+        assert not list(tmp_path.glob("*.rows.jsonl")), function
 
 
 @pytest.mark.parametrize("kind", NOT_PATHS)
 def test_what_is_no_text_is_refused_by_a_run(kind: str, trained: Path) -> None:
     run, value = api.open_run(trained), NOT_PATHS[kind]
-    for verb in ("chat", "generate", "score", "get_task", "robustness"):
-        if kind == "empty" and verb in ("generate", "score"):
+    for function in ("chat", "generate", "score", "get_task", "robustness"):
+        if kind == "empty" and function in ("generate", "score"):
             continue  # an empty text is one
         with pytest.raises(UsageError) as error:
-            getattr(run, verb)(value)
+            getattr(run, function)(value)
         assert "\n" not in str(error.value)
     with raises(UsageError, "wrong_type"):
         run.chat("hi")  # type: ignore[arg-type]

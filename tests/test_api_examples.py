@@ -7,6 +7,7 @@ import doctest
 import inspect
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         textus.finetune("reviews.csv", out="work/reviews", model="linear")
         textus.finetune("reviews.csv", out="work/reviews2", model="linear", seed=1)
         textus.build_index("films.csv", out="work/index", bm25=True)
+        numbers = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier"}
+        pairs = [
+            (" ".join(text), " ".join(numbers[word] for word in text)) for text in product(numbers, repeat=2)
+        ]
+        pairs += [*numbers.items()]
+        write_csv("numbers.csv", ("source", "target"), pairs * 12)
+        titles = [
+            (f"{one} {two} {three}. A long text.", numbers[one])
+            for one, two, three in product(numbers, repeat=3)
+        ]
+        write_csv("titles.csv", ("source", "target"), titles * 3)
+        for file, out, goal in (
+            ("numbers.csv", "numbers", "translate"),
+            ("titles.csv", "headlines", "summarize"),
+        ):
+            settings = [
+                f"task.goal={goal}",
+                "task.beams=2",
+                "model.n_layer=1",
+                "model.d_model=32",
+                "model.dropout=0",
+            ]
+            textus.finetune(
+                file,
+                out=f"work/{out}",
+                task="text2text",
+                model="encoder-decoder",
+                epochs=25,
+                overrides=settings,
+            )
         yield path
 
 
@@ -103,6 +134,9 @@ COMMAND_FUNCTIONS = {
     "tokenizer train": "train_tokenizer",
     "tokenizer report": "report_tokenizer",
     "index build": "build_index",
+    "index add": "add_to_index",
+    "index remove": "remove_from_index",
+    "index calibrate": "calibrate_index",
     "index evaluate": "evaluate_index",
     "import": "import_model",
 }

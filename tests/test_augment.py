@@ -21,11 +21,11 @@ from textus.augment import operations, units, wordnet
 from textus.augment.augmenter import AugmentConfig, Augmenter, augment_records, make_operations, origin_id
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
-from textus.data.labeled import Record, read_records
-from textus.finetuning.data import parted, without_copies
+from textus.data.labeled import Record, stream_records
+from textus.finetuning.data import drop_copies, split_rows
 from textus.models.word_vectors import WordVectors
 
-SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=16", "choices.precision=float32")
+SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=16", "compute.precision=float32")
 WORDS = {
     "movie": ["film", "picture"],
     "good": ["fine", "great"],
@@ -434,7 +434,7 @@ def test_rows_in_a_file_keep_their_originals(tmp_path: Path, capsys: pytest.Capt
     assert main([*words, "--out", str(out), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["rows"], sum(report["copies"].values())) == (2, 4)
-    rows = [record.values for record in read_records(out)]
+    rows = [record.values for record in stream_records(out)]
     assert [row["text"] for row in rows if "augmented" not in row] == [
         "a long story of men",
         "the town they saw",
@@ -457,15 +457,17 @@ def as_records(rows: list[dict[str, Any]]) -> list[Record]:
 def test_a_copy_is_on_the_side_of_its_row() -> None:
     plain = as_records(reviews(300))
     more = augment_records(plain, AugmentConfig(WITHOUT_FILES, copies=3))
-    train, held = without_copies(*parted(more, 0))
-    first_train, first_held = parted(plain, 0)
+    train, held = drop_copies(*split_rows(more, 0))
+    first_train, first_held = split_rows(plain, 0)
     assert [record.values["text"] for record in held] == [record.values["text"] for record in first_held]
     origins = {origin_id(record.values) for record in held}
     assert 10 < len(origins) < 60
     assert not origins & {origin_id(record.values) for record in train}
     assert len(train) > 3 * len(first_train)
     forgetful = [Record({k: v for k, v in record.values.items() if k != "origin"}, "") for record in more]
-    train_records, _ = parted(forgetful, 0)  # the planted fault: rows that do not know where they came from
+    train_records, _ = split_rows(
+        forgetful, 0
+    )  # the planted fault: rows that do not know where they came from
     texts = {record.values["text"] for record in train_records}
     assert any(copy.values["text"] in texts for copy in more if origin_id(copy.values) in origins)
 
@@ -496,7 +498,7 @@ def test_finetune_augments_what_it_learns_from_alone(
     words += [word for setting in (*SMALL, "augment.copies=3") for word in ("--set", setting)]
     assert main([*words, "--out", str(tmp_path / "run"), "--json"]) == 0
     err = capsys.readouterr().err
-    n_held = len(parted(read_records(data), 0)[1])
+    n_held = len(split_rows(list(stream_records(data)), 0)[1])
     n = 60 - n_held
     assert f"{3 * n:,} copies of {n} rows: swap" in err
     assert f"{4 * n:,} rows to learn from and {n_held} to choose by" in err

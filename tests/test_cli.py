@@ -120,7 +120,7 @@ def test_a_noun_alone_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_no_words_at_all_are_a_question_for_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert "Usage: textus VERB" in capsys.readouterr().out
+    assert "Usage: textus COMMAND" in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,8 +173,8 @@ def test_wrong_words(
 
 def test_a_folder_that_is_no_corpus_or_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "is not a corpus" in complaint(capsys, 1, "corpus", "show", tmp_path)
-    for verb in ("generate", "evaluate", "show", "resume", "verify", "compare", "serve", "chat"):
-        assert str(tmp_path) in complaint(capsys, 1, verb, tmp_path)
+    for command in ("generate", "evaluate", "show", "resume", "verify", "compare", "serve", "chat"):
+        assert str(tmp_path) in complaint(capsys, 1, command, tmp_path)
 
 
 def test_an_empty_folder_of_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -462,7 +462,7 @@ def test_the_demonstration_holds_its_folder_while_it_is_made(
             check_output_dir(out, force=True, kind="demo")
 
     monkeypatch.setattr(demo, "run_step", refused)
-    monkeypatch.setattr(demo, "last_screen", lambda *_: None)
+    monkeypatch.setattr(demo, "print_summary", lambda *_: None)
     demo.demo(out=out, serve=False, dispatch=lambda words: 0)
     assert len(steps) == len(demo.STEPS)
     check_output_dir(out, force=True, kind="demo")

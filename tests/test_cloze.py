@@ -19,7 +19,7 @@ from textus.augment.cloze import CONTEXT_WORDS, QUESTION_WORDS, ClozeConfig, mak
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.core.io import read_json
-from textus.data.labeled import read_records
+from textus.data.labeled import stream_records
 from textus.runs.store import load
 from textus.tasks.question_answering import QuestionAnswering, QuestionAnsweringSettings, locate_answers
 
@@ -44,7 +44,7 @@ def test_every_answer_is_at_the_offset_of_its_row_and_has_a_question(
 ) -> None:
     rows = list(make_clozes(texts, ClozeConfig(questions=4)))
     assert len(rows) >= 3
-    records = read_records(written(tmp_path / "rows.jsonl", rows))
+    records = list(stream_records(written(tmp_path / "rows.jsonl", rows)))
     QuestionAnswering.from_records(QuestionAnsweringSettings(), records)
     asking = {word for kinds in QUESTION_WORDS.values() for words in kinds for word in words}
     for row, record in zip(rows, records, strict=True):

@@ -292,13 +292,13 @@ def test_the_demonstration_calls_no_run_better_than_the_figures_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """U21: never "Better: ngram. ngram and decoder do not differ significantly"."""
-    from textus.cli.demo import last_screen
+    from textus.cli.demo import print_summary
 
     (tmp_path / "report").mkdir()
     rows = [{"name": name, "bits_per_byte": {"value": 2.0}} for name in ("ngram", "decoder")]
     verdict = ["ngram and decoder do not differ significantly on this text: 0.0100 bits per byte."]
     (tmp_path / "report" / "comparison.json").write_text(json.dumps({"rows": rows, "verdict": verdict}))
-    last_screen(tmp_path, 60)
+    print_summary(tmp_path, 60)
     shown = capsys.readouterr().out
     assert verdict[0] in shown
     assert "Better" not in shown

@@ -14,7 +14,7 @@ from raising import raises
 from textus.core.errors import UsageError
 from textus.data.corpus import decoding, repair
 from textus.data.corpus.documents import UnreadableError
-from textus.data.labeled import read_records
+from textus.data.labeled import stream_records
 
 ENCODED = [
     ("gb18030", SIMPLIFIED, "gb18030"),
@@ -152,7 +152,7 @@ def test_guesses_are_reported_in_one_line(tmp_path: Path, capsys: pytest.Capture
 def test_a_guess_is_reported_for_rows_too(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """D8: the same line wherever a file is read."""
     (tmp_path / "a.csv").write_bytes(f"text,label\n{SENTENCES[12][0]},1\n".encode("cp1250"))
-    assert [record.values["text"] for record in read_records(tmp_path / "a.csv")] == [SENTENCES[12][0]]
+    assert [record.values["text"] for record in stream_records(tmp_path / "a.csv")] == [SENTENCES[12][0]]
     assert "1 file is not UTF-8: read as cp1250" in capsys.readouterr().err
 
 

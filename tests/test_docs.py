@@ -61,14 +61,14 @@ def test_both_readmes_show_the_same_commands() -> None:
 
 def test_every_command_of_the_papers_is_understood() -> None:
     papers = [REPOSITORY / name for name in READMES] + sorted((REPOSITORY / "docs").rglob("*.md"))
-    verbs = set(flat_commands()) | {name.split()[0] for name in flat_commands()}
+    commands = set(flat_commands()) | {name.split()[0] for name in flat_commands()}
     unknown = [
         f"{path.name}: {line}"
         for path in papers
         for _, language, code in blocks(path.read_text(encoding="utf-8"))
         if language == "bash"
         for line in code.splitlines()
-        if (found := re.match(r"textus (\w+)", line)) and found[1] not in verbs
+        if (found := re.match(r"textus (\w+)", line)) and found[1] not in commands
     ]
     assert unknown == []
 

@@ -27,7 +27,7 @@ def codes_in(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in CLASSES:
             yield code_of(node.args[:1])
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "failed":
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print_error":
             yield code_of(node.args[2:3])
 
 

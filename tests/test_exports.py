@@ -11,7 +11,7 @@ from raising import raises
 
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.tables import parse_columns
-from textus.data.labeled import read_records
+from textus.data.labeled import stream_records
 
 ENTITIES = [{"start": 0, "end": 3, "label": "PER"}, {"start": 7, "end": 11, "label": "LOC"}]
 RELATIONS = [{"head": 0, "tail": 1, "relation": "in"}]
@@ -49,7 +49,7 @@ def spans(*values: tuple[int, int, str, list[str]]) -> list[Any]:
 
 def rows(path: Path, content: Any, columns: str | None = None) -> list[dict[str, Any]]:
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return [record.values for record in read_records(path, parse_columns(columns))]
+    return [record.values for record in stream_records(path, parse_columns(columns))]
 
 
 @pytest.mark.parametrize(

@@ -462,13 +462,13 @@ def test_a_run_without_a_task_is_not_queried(trained: Path) -> None:
 def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     """A model of a family with a head, and the batches it would learn from."""
     from textus import tokenizers
-    from textus.data.labeled import read_records
+    from textus.data.labeled import stream_records
     from textus.models.registry import build
     from textus.tasks.classification import Classification, ClassificationSettings
     from textus.tasks.encoding import ExampleLoader, encode_examples, input_template
     from textus.tasks.inference import add_head
 
-    records = read_records(rows)
+    records = list(stream_records(rows))
     task = Classification.from_records(ClassificationSettings(dropout=0, **settings), records)
     tokenizer = tokenizers.train("word", [record.values["text"] for record in records], 200)
     config = {"vocab_size": tokenizer.vocab_size, "n_layer": 1, "d_model": 32, "dropout": 0.5}

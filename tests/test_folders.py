@@ -105,11 +105,11 @@ def test_every_reader_refuses_planted_names(
     assert not list(place.rglob(".bashrc"))
 
 
-def planted_run(verb: Callable[[Path], Any]) -> Callable[..., Callable[[], Any]]:
+def planted_run(command: Callable[[Path], Any]) -> Callable[..., Callable[[], Any]]:
     def plant(trained: Path, corpus: Path, story: Path, place: Path, name: str) -> Callable[[], Any]:
         run = run_of(trained, place)
         files_of(run, "run.json", name)
-        return lambda: verb(run)
+        return lambda: command(run)
 
     return plant
 
@@ -407,9 +407,9 @@ def test_sigterm_cleans_up_like_ctrl_c(story: Path, tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
         "from textus.cli import main; from textus.core.io import atomic_folder\n"
-        "def verb(*_):\n"
+        "def command(*_):\n"
         "    with atomic_folder(Path(sys.argv[1])): print('ready', flush=True); time.sleep(60)\n"
-        "main.run = verb; sys.exit(main.main([]))"
+        "main.dispatch = command; sys.exit(main.main([]))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "out")],
@@ -456,21 +456,21 @@ def test_a_full_disk_is_recognised_in_every_form(number: int) -> None:
         assert not is_disk_full(other)
 
 
-@pytest.mark.parametrize("verb", ["export", "import", "train"])
-def test_a_limit_on_file_sizes_is_one_line(verb: str, trained: Path, corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["export", "import", "train"])
+def test_a_limit_on_file_sizes_is_one_line(command: str, trained: Path, corpus: Path, tmp_path: Path) -> None:
     """R14: `ulimit -f`, which a writer meets as EFBIG."""
     exported = tmp_path / "hf"
-    if verb == "import":
+    if command == "import":
         assert main(["export", str(trained), "--to", "hf", "--out", str(exported)]) == 0
-    words = {
+    argv = {
         "export": ["export", trained, "--to", "hf", "--out", tmp_path / "out"],
         "import": ["import", exported, "--out", tmp_path / "out"],
         "train": ["train", corpus, "--steps", 2, "--tokenizer", "char", "--out", tmp_path / "out"],
-    }[verb]
+    }[command]
     textus = Path(sys.executable).parent / "textus"
-    command = f'ulimit -f 40; exec "{textus}" "$@"'
+    script = f'ulimit -f 40; exec "{textus}" "$@"'
     done = subprocess.run(
-        ["bash", "-c", command, "textus", *map(str, words)], capture_output=True, text=True, check=False
+        ["bash", "-c", script, "textus", *map(str, argv)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]

@@ -425,7 +425,7 @@ def test_a_preset_keeps_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert used < 12  # not a speed: a clock nobody looks at would run much longer
 
 
-@pytest.mark.parametrize("word", ["choices.workers=2", "train.micro_batches=2"])
+@pytest.mark.parametrize("word", ["compute.workers=2", "train.micro_batches=2"])
 def test_its_batches_are_not_divided(tmp_path: Path, word: str) -> None:
     with raises(UsageError, "option_not_applicable", f"--set {word}"):
         textus.train(**sentences(tmp_path), model="gan", out=tmp_path / "run", steps=2, overrides=[word])

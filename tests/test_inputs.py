@@ -75,11 +75,11 @@ def test_a_path_that_does_not_exist_is_no_text(
     path: str, linear: api.Run, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """D10, U6."""
-    for verb, run, remedy in (
+    for command, run, remedy in (
         ("predict", linear.path, "give a file"),
         ("generate", trained, "give a file of prompts with --file"),
     ):
-        assert main([verb, str(run), path]) == 2
+        assert main([command, str(run), path]) == 2
         assert f"{path!r} not found; {remedy}, or --text" in capsys.readouterr().err
     assert main(["predict", str(linear.path), path, "--text", "--json"]) == 0
     assert "label" in json.loads(capsys.readouterr().out)["answers"][0]
@@ -107,11 +107,11 @@ def test_an_existing_path_is_no_text(
     (tmp_path / "notes").write_text("a note\n")
     os.mkfifo(tmp_path / "pipe.txt")
     for path, kind in (("notes.txt", "a file"), ("./index", "a folder"), ("pipe.txt", "a pipe")):
-        for verb, folder, remedy in (
+        for command, folder, remedy in (
             ("search", index.path, "give a text to look for"),
             ("generate", trained, "give a file of prompts with --file"),
         ):
-            assert main([verb, str(folder), path]) == 2
+            assert main([command, str(folder), path]) == 2
             assert f"{path!r} is {kind}; {remedy}, or --text if this is" in capsys.readouterr().err
     assert main(["generate", str(trained), "notes"]) == 2
     assert "'notes' is a file; give a file of prompts with --file" in capsys.readouterr().err
@@ -125,10 +125,10 @@ def test_a_pipe_is_read(
     linear: api.Run, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """U6: with - or where no text is given."""
-    for verb, run, key in (("predict", linear.path, "answers"), ("generate", trained, "texts")):
+    for command, run, key in (("predict", linear.path, "answers"), ("generate", trained, "texts")):
         for more in (["-"], []):
             monkeypatch.setattr("sys.stdin", io.StringIO("was good\nwas bad\n"))
-            words = [verb, str(run), *more, "--json", *(["--max-tokens", "3"] if key == "texts" else [])]
+            words = [command, str(run), *more, "--json", *(["--max-tokens", "3"] if key == "texts" else [])]
             assert main(words) == 0
             report = json.loads(capsys.readouterr().out)[key]
             assert [answer["line"] for answer in report] == [1, 2]

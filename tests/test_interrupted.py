@@ -26,21 +26,21 @@ def linear(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     return api.finetune(reviews(24), model="linear", out=tmp_path_factory.mktemp("linear") / "run")
 
 
-def words_of(verb: str, run: Path, data: Path, out: Path) -> list[str]:
+def argv_of(command: str, run: Path, data: Path, out: Path) -> list[str]:
     return {
         "generate": ["generate", str(run), "--file", str(data), "--max-tokens", "1", "--out", str(out)],
         "evaluate": ["evaluate", str(run), "--on", str(data)],
         "compare": ["compare", str(run), str(run), "--on", str(data)],
-    }.get(verb, [verb, str(run), str(data), "--out", str(out)])
+    }.get(command, [command, str(run), str(data), "--out", str(out)])
 
 
-@pytest.mark.parametrize("verb", ["predict", "embed", "generate", "evaluate", "compare"])
+@pytest.mark.parametrize("command", ["predict", "embed", "generate", "evaluate", "compare"])
 def test_ctrl_c_is_one_line_of_what_is_kept_and_what_continues(
-    linear: api.Run, trained: Path, verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    linear: api.Run, trained: Path, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    run = trained if verb in ("embed", "generate") else linear.path
-    words = words_of(verb, run, written(tmp_path / "r.jsonl", reviews(600)), tmp_path / "o.jsonl")
+    run = trained if command in ("embed", "generate") else linear.path
+    argv = argv_of(command, run, written(tmp_path / "r.jsonl", reviews(600)), tmp_path / "o.jsonl")
     add = output.PartialFile.add
 
     def stop_after_two(file: output.PartialFile, data: bytes, rows: int) -> None:
@@ -53,19 +53,19 @@ def test_ctrl_c_is_one_line_of_what_is_kept_and_what_continues(
         patched.setattr(task_report, "read_rows", lambda *given: signal.raise_signal(signal.SIGINT))
         former = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            assert main(words) == 130
+            assert main(argv) == 130
         finally:
             signal.signal(signal.SIGINT, former)
-    n = 32 if verb == "generate" else 512
+    n = 32 if command == "generate" else 512
     kept = f"{n} rows are kept in {tmp_path / 'o.jsonl'}.part; continue with the same command"
-    if verb in ("evaluate", "compare"):
+    if command in ("evaluate", "compare"):
         kept = "nothing is kept; begin anew with the same command"
     assert (
         capsys.readouterr().err.splitlines()[-1]
-        == f"textus: stopped; {kept}: textus {' '.join(words)} [interrupted]"
+        == f"textus: stopped; {kept}: textus {' '.join(argv)} [interrupted]"
     )
-    if verb in ("predict", "embed"):
-        assert main(words) == 0
+    if command in ("predict", "embed"):
+        assert main(argv) == 0
         assert f"{tmp_path / 'o.jsonl'}: continued after {n} rows" in capsys.readouterr().err
 
 
@@ -98,10 +98,8 @@ def test_other_errors_report_what_is_kept_too(
         add(file, data, rows)
 
     monkeypatch.setattr(output.PartialFile, "add", full)
-    words = words_of(
-        "predict", linear.path, written(tmp_path / "r.jsonl", reviews(600)), tmp_path / "o.jsonl"
-    )
-    assert main(words) == 1
+    argv = argv_of("predict", linear.path, written(tmp_path / "r.jsonl", reviews(600)), tmp_path / "o.jsonl")
+    assert main(argv) == 1
     assert "256 rows are kept in" in capsys.readouterr().err
 
 

@@ -17,10 +17,10 @@ from raising import raises
 
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
-from textus.data.labeled import Record, read_records
+from textus.data.labeled import Record, stream_records
 from textus.data.skipping import BadRows
 from textus.finetuning.config import FinetuneConfig
-from textus.finetuning.data import hold_out, parted, read_data
+from textus.finetuning.data import hold_out, read_data, split_rows
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.labels import (
     find_separator,
@@ -86,7 +86,7 @@ def test_values_of_one_number_are_one_class(
     suffix: str, labels: list[Any], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """D16, in every reader; what was merged is reported with counts."""
-    given = read_records(table(tmp_path / f"rows.{suffix}", labels))
+    given = list(stream_records(table(tmp_path / f"rows.{suffix}", labels)))
     task = Classification.from_records(ClassificationSettings(), given)
     assert task.labels == expected
     examples = task.make_examples(given, labelled=True)
@@ -283,13 +283,14 @@ def test_no_class_vanishes_from_the_rows_to_learn_from() -> None:
 
 def test_copies_stay_with_their_rows_and_more_rows_move_few() -> None:
     given = records(list("ab") * 200)
-    first = {record.where for record in parted(given, 0)[1]}
+    first = {record.where for record in split_rows(given, 0)[1]}
     assert len(first) == 40
-    again = {record.where for record in parted(given[::-1], 0)[1]}
+    again = {record.where for record in split_rows(given[::-1], 0)[1]}
     assert again == first
     assert (
         len(
-            first & {record.where for record in parted([*given, *records(["c"] * 10, "new {}".format)], 0)[1]}
+            first
+            & {record.where for record in split_rows([*given, *records(["c"] * 10, "new {}".format)], 0)[1]}
         )
         >= 38
     )

@@ -43,7 +43,7 @@ LAYERS = {
     """,
     "metrics": """
         __init__ calibration resampling
-        classification entities ranking regression spans
+        classification entities overlap ranking regression spans
     """,
     "tokenizers": """
         compat provenance
@@ -57,10 +57,11 @@ LAYERS = {
         __init__
     """,
     "data": """
-        __init__ batch corpus
+        __init__ batch conversations corpus
         eval_text labeled token_dataset
         bucketing loader skipping
-        denoising read_options
+        denoising read_options weighted_rows
+        text_pairs
         pair_loaders passages
         inputs
         output
@@ -68,7 +69,7 @@ LAYERS = {
     "data.corpus": """
         documents languages
         demo dialects guessing repair sources store
-        conll decoding exports
+        conll decoding exports pdf_docx
         aligned tables
         readers
         builder
@@ -88,7 +89,7 @@ LAYERS = {
         __init__ cross_entropy linear recurrent rnn_cells rope
         heads layers lora
         attention registry
-        vae_modules
+        source_cache vae_modules
     """,
     "interop": """
         __init__ packaging validate
@@ -130,25 +131,28 @@ LAYERS = {
     "tasks": """
         __init__ config labels reporting rows
         base
-        classification encoding question_answering registry token_data
-        inference multitask regression relation_data tagging validation
+        chat_rows classification encoding generation question_answering token_data
+        chat inference multitask registry regression relation_data tagging text2text
+        validation
         prediction relations similarity
     """,
     "finetuning": """
         __init__ config solved
-        data length
+        data length text_training
         outcome
         finetune
         hyperparameters
     """,
     "evaluation": """
-        __init__ config perplexity
+        __init__ config perplexity text_baselines
         comparison fewshot inspection
         task_report
-        ensembles robustness task_comparison
+        chat_report ensembles robustness task_comparison
     """,
     "pipelines": """
         __init__ config embeddings extraction search_index
+        answers index_updates rewriting
+        calibration
     """,
     "serving": """
         schemas
@@ -159,15 +163,16 @@ LAYERS = {
     """,
     "api": """
         checks conversation corpus exchange signatures
+        task_methods
         data run search
         inference training
-        runs
+        asking rewriting runs
         __init__
     """,
     "cli": """
         __init__ params render
-        augment chat corpus demo exchange index train validate
-        inference
+        augment chat corpus demo exchange index rewriting train validate
+        asking inference
         app
         help
         main reference

@@ -18,7 +18,7 @@ from textus.models.nn.lora import lora_layers
 from textus.runs.store import load, open_run
 from textus.tasks.encoding import collate, encode_examples, input_template
 
-FEW = ("train.batch_size=8", "choices.precision=float32")
+FEW = ("train.batch_size=8", "compute.precision=float32")
 ENCODER = [
     "model.n_layer=2", "model.d_model=32", "model.n_head=2", "model.position=learned", "model.norm_first=false",
     "model.bias=true", "model.activation=gelu-exact", "model.mlm_transform=true", "model.segments=2", "model.mask_id=2",
@@ -214,7 +214,7 @@ def test_wrong_words_are_named_before_anything_is_written(
 def test_adapters_are_never_passed_over_by_kernels(trained: Path, rows: Path, tmp_path: Path) -> None:
     with raises(UsageError, "conflicting_options"):
         api.finetune(
-            rows, init_from=trained, method="lora", out=tmp_path / "run", overrides=["choices.step=native"]
+            rows, init_from=trained, method="lora", out=tmp_path / "run", overrides=["compute.step=native"]
         )
 
 

@@ -347,7 +347,7 @@ TINY = [
         "model.context_length=24",
         "model.dropout=0.1",
     ),
-    *("train.batch_size=16", "optim.rate=0.02", "choices.precision=float32"),
+    *("train.batch_size=16", "optim.rate=0.02", "compute.precision=float32"),
 ]
 
 

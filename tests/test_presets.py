@@ -83,7 +83,7 @@ def plan(tokenized: TokenizedCorpus, **options: Any) -> Plan:
         ({"overrides": ("optim.optimiser=adamv",)}, "unknown optimiser 'adamv'; did you mean 'adam'"),
         ({"overrides": ("optim.rate=-1",)}, "optim.rate=-1.0: must be above 0"),
         ({"overrides": ("train.log=1",)}, "did you mean 'log_every'"),
-        ({"overrides": ("choices.stepp=eager",)}, "did you mean 'step'"),
+        ({"overrides": ("compute.stepp=eager",)}, "did you mean 'step'"),
         ({"overrides": ("model.d_model=30", "model.n_head=4")}, "d_model=30 must split into n_head=4"),
     ],
 )
@@ -108,18 +108,18 @@ def test_steps_take_the_fixed_rule_and_measure_nothing(
 
     monkeypatch.setattr(autotune, "time_step", refuse)
     first, again = (plan(tokenized, steps=5) for _ in range(2))
-    assert (first.train, first.choices, first.model) == (again.train, again.choices, again.model)
+    assert (first.train, first.compute, first.model) == (again.train, again.compute, again.model)
     assert (first.train.steps, first.clock, first.measured) == (5, None, {})
     with pytest.raises(AssertionError, match="measured"):
         plan(tokenized, preset="3s")
 
 
 def test_settings_have_the_last_word(tokenized: TokenizedCorpus) -> None:
-    chosen = (*TINY, "train.steps=9", "train.log_every=3", "choices.step=eager", "choices.precision=float32")
+    chosen = (*TINY, "train.steps=9", "train.log_every=3", "compute.step=eager", "compute.precision=float32")
     result = plan(tokenized, overrides=(*chosen, "optim.rate=0.5", "optim.optimiser=adamw"))
     assert (result.train.steps, result.train.log_every, result.train.batch_size) == (9, 3, 4)
     assert (result.train.optim.rate, result.train.optim.optimiser) == (0.5, "adamw")
-    assert result.choices == ComputeConfig("float32", "plain", "eager")
+    assert result.compute == ComputeConfig("float32", "plain", "eager")
     assert (result.model.n_layer, result.model.d_model, result.model.context_length) == (1, 16, 32)
 
 
@@ -189,7 +189,7 @@ def test_choices_of_another_run_are_taken_as_they_are(
     shutil.copytree(trained, run)
     kept = {"precision": "float32", "attention": "fused", "step": "eager", "device": "cpu", "workers": 2}
     write_json(run / "run.json", {**read_json(run / "run.json"), "compute": kept})
-    assert plan(tokenized, steps=5, compute_from=run).choices == ComputeConfig(**kept)  # type: ignore[arg-type]
+    assert plan(tokenized, steps=5, compute_from=run).compute == ComputeConfig(**kept)  # type: ignore[arg-type]
     with raises(RunError, "not_a_run", "nowhere"):
         plan(tokenized, steps=5, compute_from=tmp_path / "nowhere")
 
@@ -205,7 +205,7 @@ def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer
 @pytest.mark.parametrize(
     ("assignment", "messages"),
     [
-        ("choices.precision=banana", ("unknown_name", "precision")),
+        ("compute.precision=banana", ("unknown_name", "precision")),
         ("train.context_length=300", ("incompatible_settings",)),
         ("model.vocab_size=20", ("conflicting_options",)),
         ("train.micro_batches=0", ("out_of_range", "micro_batches", "0")),

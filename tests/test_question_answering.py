@@ -17,7 +17,7 @@ from raising import raises
 from textus import api, tokenizers
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
-from textus.data.labeled import Record, read_records
+from textus.data.labeled import Record, stream_records
 from textus.models.nn.heads import SpanHead, context_mask, span_scores
 from textus.tasks.base import EncodedExample, Example, InputTemplate
 from textus.tasks.encoding import collate
@@ -59,11 +59,13 @@ def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
     file = tmp_path / "squad.json"
     paragraph = {"context": CONTEXT, "qas": qas}
     file.write_text(json.dumps({"version": "v2.0", "data": [{"title": "t", "paragraphs": [paragraph]}]}))
-    read = task.make_examples(read_records(file), labelled=True)
+    read = task.make_examples(list(stream_records(file)), labelled=True)
     assert [example.label for example in read] == [result[0].label, GoldAnswers((), ())]
-    assert QuestionAnswering.from_records(QuestionAnsweringSettings(), read_records(file)).settings.no_answer
+    assert QuestionAnswering.from_records(
+        QuestionAnsweringSettings(), list(stream_records(file))
+    ).settings.no_answer
     assert not QuestionAnswering.from_records(
-        QuestionAnsweringSettings(), read_records(file)[:1]
+        QuestionAnsweringSettings(), list(stream_records(file))[:1]
     ).settings.no_answer
 
 
@@ -521,7 +523,7 @@ def test_real_files_are_read_whole(data: Path, capsys: pytest.CaptureFixture[str
         "cmrc2018/cmrc2018_trial.json": 1000,
     }
     for name, n in sizes.items():
-        examples = task.make_examples(read_records(data / name), labelled=True)
+        examples = task.make_examples(list(stream_records(data / name)), labelled=True)
         assert len(examples) == n
         for example in examples:
             assert all(

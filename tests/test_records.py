@@ -15,13 +15,13 @@ from raising import raises
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
-from textus.data.labeled import read_records
+from textus.data.labeled import stream_records
 
 ROWS = [{"text": '好看，"真的"', "label": "1"}, {"text": "dull, long", "label": "0"}]
 
 
 def values(path: Path, columns: str | None = None) -> list[dict[str, object]]:
-    return [record.values for record in read_records(path, parse_columns(columns))]
+    return [record.values for record in stream_records(path, parse_columns(columns))]
 
 
 def write(path: Path, text: str) -> Path:
@@ -102,14 +102,14 @@ def test_a_table_in_an_archive(tmp_path: Path) -> None:
 def test_conll_columns(tmp_path: Path) -> None:
     text = "-DOCSTART- -X- O O\n\nEU B-ORG 0\nrejects O 0\n\nGerman NNP B-MISC\n"
     path = write(tmp_path / "train.txt", text)
-    records = read_records(path)
+    records = list(stream_records(path))
     assert [record.values for record in records] == [
         {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]}, {"tokens": ["German"], "tags": ["B-MISC"]}
     ]  # fmt: skip
     assert [record.where.rpartition(": ")[2] for record in records] == ["line 3", "line 6"]
     write(path, "EU B-ORG\nrejects\n")
     with raises(DataError, "unreadable_rows", "line 2"):
-        read_records(path)
+        list(stream_records(path))
 
 
 def test_squad_json(tmp_path: Path) -> None:
@@ -143,13 +143,13 @@ def test_what_cannot_be_read_is_named(
     tmp_path: Path, name: str, text: str, complaint: tuple[str, ...]
 ) -> None:
     with raises(DataError, *complaint) as caught:
-        read_records(write(tmp_path / name, text))
+        list(stream_records(write(tmp_path / name, text)))
     assert str(tmp_path / name) in str(caught.value)
 
 
 def test_a_file_that_is_missing() -> None:
     with raises(DataError, "not_found", "nowhere.csv"):
-        read_records(Path("nowhere.csv"))
+        list(stream_records(Path("nowhere.csv")))
 
 
 # ── dialects ───────────────────────────────────────────────────────────────────────────────────
@@ -202,11 +202,11 @@ def test_dialects_of_tables(
 
 def test_a_delimiter_that_is_given(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text~label\na, b~1\n")
-    assert read_records(path, delimiter="~")[0].values == {"text": "a, b", "label": "1"}
+    assert next(stream_records(path, delimiter="~")).values == {"text": "a, b", "label": "1"}
     with raises(UsageError, "invalid_value", "'semicolon'"):
-        read_records(path, delimiter="semicolo")
+        list(stream_records(path, delimiter="semicolo"))
     with raises(UsageError, "invalid_value"):
-        read_records(path, delimiter='"')
+        list(stream_records(path, delimiter='"'))
 
 
 @pytest.mark.parametrize(
@@ -231,14 +231,14 @@ def test_what_breaks_the_dialect_is_refused_by_its_line(
     tmp_path: Path, name: str, text: str, complaint: tuple[str, ...]
 ) -> None:
     with raises(DataError, *complaint):
-        read_records(write(tmp_path / name, text))
+        list(stream_records(write(tmp_path / name, text)))
 
 
 def test_all_bad_rows_can_be_collected(tmp_path: Path) -> None:
     """D24: every bad row of a file with its line, reason and kind; the others are read."""
     problems: list[RowProblem] = []
     path = write(tmp_path / "a.csv", 'text,label\na,1\nb,1,2\n"c"d,1\ne,0\nf\n')
-    records = read_records(path, problems=problems)
+    records = list(stream_records(path, problems=problems))
     assert [record.where for record in records] == [f"{path}: line 2", f"{path}: line 5"]
     assert [(problem.where, problem.kind) for problem in problems] == [
         (f"{path}: line 3", "number of columns"), (f"{path}: line 4", "quotes"),
@@ -246,7 +246,7 @@ def test_all_bad_rows_can_be_collected(tmp_path: Path) -> None:
     ]  # fmt: skip
     lines = write(tmp_path / "a.jsonl", '{"text": "a"}\n[1]\n{"text"\n')
     problems.clear()
-    assert len(read_records(lines, problems=problems)) == 1
+    assert len(list(stream_records(lines, problems=problems))) == 1
     assert [problem.kind for problem in problems] == ["not an object", "not JSON"]
 
 
@@ -258,7 +258,7 @@ def test_a_field_of_any_length(tmp_path: Path) -> None:
 
 def test_a_text_of_control_characters_is_refused_by_what_they_are(tmp_path: Path) -> None:
     with raises(DataError, "not_text"):
-        read_records(write(tmp_path / "a.csv", "text,label\n" + "good \x0bfilm \x1c,1\n" * 60))
+        list(stream_records(write(tmp_path / "a.csv", "text,label\n" + "good \x0bfilm \x1c,1\n" * 60)))
 
 
 def test_an_archive_with_a_password_is_refused(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_an_archive_with_a_password_is_refused(tmp_path: Path) -> None:
         data[data.index(mark) + flags] |= 1
     (tmp_path / "a.zip").write_bytes(data)
     with raises(DataError, "unreadable_file"):
-        read_records(tmp_path / "a.zip")
+        list(stream_records(tmp_path / "a.zip"))
 
 
 # ── columns ────────────────────────────────────────────────────────────────────────────────────

@@ -179,7 +179,7 @@ def test_numbers_are_learned_in_deviations_and_predicted_in_their_unit() -> None
     "a missing one is refused or reported",
 )
 def test_numbers_next_to_the_text_are_read(rows: Path, tmp_path: Path) -> None:
-    settings = [*SMALL, "task.numeric=year", "choices.precision=float32"]
+    settings = [*SMALL, "task.numeric=year", "compute.precision=float32"]
     run = api.finetune(
         rows, task="regression", model="gru", out=tmp_path / "run", epochs=16, overrides=settings
     )

@@ -19,7 +19,6 @@ from textus.reporting.format import (
     format_bytes,
     format_number,
     format_value,
-    markdown_table,
     text_table,
 )
 from textus.reporting.html import Section, render_page, write_report
@@ -81,12 +80,6 @@ def test_columns_line_up_also_in_chinese() -> None:
 def test_columns_default_to_every_key_and_an_empty_table_is_its_head() -> None:
     assert text_table(ROWS).splitlines()[0].split() == ["run", "bits_per_byte", "parameters", "seconds"]
     assert text_table([], ["a", "b"]).splitlines()[0] == "a  b"
-
-
-def test_markdown_escapes_what_would_break_it() -> None:
-    lines = markdown_table(ROWS, ["run", "parameters"]).splitlines()
-    assert lines[1] == "| --- | ---: |"
-    assert lines[3] == "| b\\|c | 12 |"
 
 
 # ── pictures ──

@@ -29,6 +29,7 @@ FILLED: dict[str, dict[str, Any]] = {
     "generation.params.SamplingParams": {"temperature": 0.0, "stop": ("\n\n", "–"), "sliding": True},
     "pipelines.config.EmbedConfig": {"columns": "text=a"},
     "pipelines.config.IndexConfig": {"columns": "0=text", "skip_invalid": "all"},
+    "pipelines.config.RewriteConfig": {"beams": 2, "length_penalty": -0.5},
     "tasks.config.ValidateConfig": {"task": "tagging", "overrides": ("task.x=1",)},
 }  # fmt: skip
 """Class → options that are not at their default: strings with quotes, line ends and other letters among them."""

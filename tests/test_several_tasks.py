@@ -115,7 +115,7 @@ def several(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 def ready_again(run: api.Run) -> TrainingSetup:
     """The training of a run as it began."""
     opened, tokenizer = open_run(run.path), read_tokenizer(open_run(run.path))
-    parts = {name: finetune.data_again(opened, name, None) for name in run.tasks}
+    parts = {name: finetune.reload_data(opened, name, None) for name in run.tasks}
     family, record = run.record["family"], run.record
     config = finetune.from_dict(family_of(family)[1], record["config"], "model.")
     rows = {name: finetune.encoded(data, family, config, tokenizer) for name, data in parts.items()}
@@ -318,7 +318,7 @@ def test_any_number_of_workers_gives_the_same_bytes(folder: Path, tmp_path: Path
     hashes = [
         sha256(
             learnt(
-                folder, tmp_path / f"w{n}", *same, "task.where.dropout=0", f"choices.workers={n}", epochs=1
+                folder, tmp_path / f"w{n}", *same, "task.where.dropout=0", f"compute.workers={n}", epochs=1
             ).path
             / "model.safetensors"
         )

@@ -1,4 +1,4 @@
-"""--skip-invalid: rows that cannot be read or used are left out by every verb, counted, and the first is named."""
+"""--skip-invalid: rows that cannot be read or used are left out by every command, counted, and the first is named."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def broken(tmp_path: Path) -> Path:
     return path
 
 
-def verbs(run: Path, file: Path, out: Path) -> dict[str, list[str]]:
+def commands(run: Path, file: Path, out: Path) -> dict[str, list[str]]:
     return {
         "predict": ["predict", str(run), str(file)],
         "predict --out": ["predict", str(run), str(file), "--out", str(out)],
@@ -51,25 +51,25 @@ def verbs(run: Path, file: Path, out: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("verb", verbs(Path(), Path(), Path()))
+@pytest.mark.parametrize("command", commands(Path(), Path(), Path()))
 def test_rows_that_cannot_be_used_are_left_out(
-    verb: str, linear: api.Run, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, linear: api.Run, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.csv"
-    words = verbs(linear.path, broken, out)[verb]
-    assert main(words) == 1
+    argv = commands(linear.path, broken, out)[command]
+    assert main(argv) == 1
     assert f"{broken}: line 3" in capsys.readouterr().err
     for too_few in ("5%", "11%"):
-        assert main([*words, "--skip-invalid", too_few]) == 1
+        assert main([*argv, "--skip-invalid", too_few]) == 1
         shown = capsys.readouterr().err
         assert f"3 of 27 rows cannot be used: {broken}: line 3" in shown, shown
         assert not list(tmp_path.glob("out.csv*"))
     for enough in ("12%", "all"):
-        assert main([*words, "--skip-invalid", enough, *(["--force"] if out.exists() else [])]) == 0
+        assert main([*argv, "--skip-invalid", enough, *(["--force"] if out.exists() else [])]) == 0
         shown = capsys.readouterr().err
         line = f"3 of 27 rows cannot be used and are left out (--skip-invalid); the first: {broken}: line 3"
-        assert shown.count(line) == (2 if verb == "compare" else 1), shown
-    assert main([*words, "--skip-invalid", "3"]) == 2
+        assert shown.count(line) == (2 if command == "compare" else 1), shown
+    assert main([*argv, "--skip-invalid", "3"]) == 2
 
 
 def test_the_answers_are_those_of_the_rows_that_are_left(
@@ -88,8 +88,8 @@ def test_the_answers_are_those_of_the_rows_that_are_left(
 
 def test_vectors_are_those_of_the_rows_that_are_left(trained: Path, broken: Path, tmp_path: Path) -> None:
     assert main(["embed", str(trained), str(broken), "--out", str(tmp_path / "v.npy")]) == 1
-    words = ["embed", str(trained), str(broken), "--out", str(tmp_path / "v.npy"), "--skip-invalid", "20%"]
-    assert main(words) == 0
+    argv = ["embed", str(trained), str(broken), "--out", str(tmp_path / "v.npy"), "--skip-invalid", "20%"]
+    assert main(argv) == 0
     assert np.load(tmp_path / "v.npy").shape[0] == 24
     places = [json.loads(line)["line"] for line in (tmp_path / "v.npy.rows.jsonl").read_text().splitlines()]
     assert places == [1, 2, *range(6, 28)]

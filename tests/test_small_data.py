@@ -18,15 +18,15 @@ from test_finetuning import SMALL, sentences, training_of
 
 from textus import api
 from textus.core.errors import UsageError
-from textus.finetuning import data as reading
+from textus.data import labeled
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.length import BEGUN, LEAST_TO_CHOOSE_BY, NEW, PATIENCE, settings_of
-from textus.finetuning.solved import RegressionProblem, parts_of, solve
+from textus.finetuning.solved import RegressionProblem, assign_folds, solve
 from textus.metrics import classification, entities, ranking, regression, resampling, spans
 from textus.runs.store import open_run
 
-TINY = ["choices.precision=float32", "train.batch_size=8"]
+TINY = ["compute.precision=float32", "train.batch_size=8"]
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_rows_that_a_layer_has_not_seen_judge_it() -> None:
 
 def test_each_part_that_is_held_out_has_its_share_of_every_class() -> None:
     task_problem = problem("classes", 60, 4)
-    parts = parts_of(task_problem)
+    parts = assign_folds(task_problem)
     for label in range(3):
         sizes = np.bincount(parts[task_problem.targets == label], minlength=10)
         assert sizes.max() - sizes.min() <= 1
@@ -275,17 +275,17 @@ def test_validation_in_training_draws_no_resample_and_rows_are_read_once(
 ) -> None:
     """C8, C12: on the way nobody reads intervals; the fingerprint is of the rows that were parsed."""
     opened: list[Path] = []
-    read = reading.read_records
+    read = labeled.stream_records
 
-    def counted(path: Path, *words: Any, **more: Any) -> Any:
+    def counted(path: Path, *arguments: Any, **more: Any) -> Any:
         opened.append(path)
-        return read(path, *words, **more)
+        return read(path, *arguments, **more)
 
     def never(*words: Any) -> Any:
         raise AssertionError("a resample was drawn in training")
 
     monkeypatch.setattr(resampling, "_resample", never)
-    monkeypatch.setattr(reading, "read_records", counted)
+    monkeypatch.setattr(labeled, "stream_records", counted)
     data, dev = (written(tmp_path / f"{n}.jsonl", sentences(n)) for n in (60, 40))
     run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
     assert opened == [data, dev]

@@ -23,7 +23,7 @@ from textus.cli.main import main
 from textus.core.console import to_printable
 from textus.core.errors import DataError
 from textus.data.corpus import CorpusSettings, build
-from textus.data.labeled import read_records
+from textus.data.labeled import stream_records
 
 PARAGRAPHS = [
     f"Paragraph {n} tells of a river, a bridge and a house with a red door by the 河." for n in range(8)
@@ -132,11 +132,11 @@ def test_an_exclamation_mark_in_a_name_is_only_that(tmp_path: Path) -> None:
     )
     corpus = build([folder], tmp_path / "c", settings=CorpusSettings("none"))
     assert texts(corpus) == ["hi", "one", "two", "x"]
-    assert [record.values["label"] for record in read_records(folder / "reviews!.csv")] == ["1", "0"]
+    assert [record.values["label"] for record in stream_records(folder / "reviews!.csv")] == ["1", "0"]
     classes = write(
         tmp_path / "f!", {f"{name}/{n}!.txt": f"text {n}" for name in ("wow!", "meh") for n in range(3)}
     )
-    assert {record.values["label"] for record in read_records(classes)} == {"wow!", "meh"}
+    assert {record.values["label"] for record in stream_records(classes)} == {"wow!", "meh"}
 
 
 # ── packings ───────────────────────────────────────────────────────────────────────────────────

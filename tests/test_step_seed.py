@@ -112,7 +112,7 @@ def test_a_run_of_two_workers_and_dropout_ends_as_one_of_one_and_resumes(
     for workers, seed in ((1, 0), (2, 0), (2, 1)):
         run = textus.train(
             corpus, model="lstm", tokenizer="char", steps=6, checkpoint_every=2, seed=seed,
-            overrides=[*settings, f"choices.workers={workers}"], out=tmp_path / f"{workers}-{seed}",
+            overrides=[*settings, f"compute.workers={workers}"], out=tmp_path / f"{workers}-{seed}",
         )  # fmt: skip
         ends[workers, seed] = (run.path / "model.safetensors").read_bytes()
     assert ends[1, 0] == ends[2, 0] != ends[2, 1]

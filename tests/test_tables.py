@@ -25,7 +25,7 @@ from textus.data.corpus.documents import SkippedItem, UnreadableError
 from textus.data.corpus.readers import read_source
 from textus.data.corpus.sources import Source, scan
 from textus.data.corpus.tables import ReadConfig, parse_columns
-from textus.data.labeled import read_records
+from textus.data.labeled import stream_records
 
 CASES = int(os.environ.get("TEXTUS_TABLE_CASES", "300"))
 
@@ -192,7 +192,7 @@ def test_rows_come_back_as_they_were_or_an_error_names_the_line(tmp_path: Path, 
     lines = io.StringIO()
     try:
         with contextlib.redirect_stderr(lines):
-            results = [record.values for record in read_records(path, parse_columns(written.columns))]
+            results = [record.values for record in stream_records(path, parse_columns(written.columns))]
     except DataError as error:
         event("refused")
         problem = str(error)

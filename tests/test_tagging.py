@@ -19,7 +19,7 @@ from torch import nn
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
-from textus.data.labeled import Record, read_records
+from textus.data.labeled import Record, stream_records
 from textus.metrics.entities import bio_tags, entity_scores, entity_spans, scheme_counts, token_scores
 from textus.models.nn.heads import CRF, IGNORED
 from textus.tasks.base import InputTemplate
@@ -279,7 +279,7 @@ def test_entities_in_other_spellings_are_read_as_bio(
     data = written(
         tmp_path / "r.jsonl", [row | {"tags": [other(tag) for tag in row["tags"]]} for row in plain]
     )
-    records = read_records(data)
+    records = list(stream_records(data))
     task = Tagging.from_records(TaggingSettings(), records)
     assert task.labels == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
     assert [list(example.label) for example in task.make_examples(records, labelled=True)] == [

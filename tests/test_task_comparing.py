@@ -152,9 +152,9 @@ def test_every_task_has_a_paired_figure(task: str, tmp_path: Path) -> None:
 
 
 def records(path: Path) -> Any:
-    from textus.data.labeled import read_records
+    from textus.data.labeled import stream_records
 
-    return read_records(path)
+    return list(stream_records(path))
 
 
 def test_runs_of_different_kinds_are_refused(folder: Path, trained: Path, tmp_path: Path) -> None:

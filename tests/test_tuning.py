@@ -34,7 +34,7 @@ FIXED = [
     "model.d_model=16",
     "model.dropout=0.1",
     "task.pooling=mean",
-    "choices.precision=float32",
+    "compute.precision=float32",
 ]
 SEARCH = ["optim.rate=1e-4..3e-2:log", "epochs=1..3", "train.batch_size=8,16"]
 

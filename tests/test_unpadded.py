@@ -345,7 +345,7 @@ def test_a_task_is_learned_by_them_and_resumed_to_the_same_bytes(
         model="encoder",
         out=tmp_path / "run",
         epochs=6,
-        overrides=[*shape, *small, "choices.step=unpadded"],
+        overrides=[*shape, *small, "compute.step=unpadded"],
     )
     assert run.record["compute"]["step"] == "unpadded"
     assert run.model.unpadded

@@ -18,7 +18,7 @@ import textus
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
-from textus.data.labeled import read_records
+from textus.data.labeled import stream_records
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import read_data
 from textus.tasks.registry import TASKS, task_class
@@ -415,7 +415,7 @@ def test_rows_that_were_not_accepted_in_prodigy_are_left_out_of_every_task(
     assert len(read.train) + len(read.dev) == 20
     line = "7 of 27 rows were answered reject or ignore in Prodigy and are left out; the first is"
     assert f"{line} {data}: line 21" in capsys.readouterr().err
-    records = read_records(data)
+    records = list(stream_records(data))
     assert len(read.task.make_examples(records, labelled=True)) == 20
     assert line in capsys.readouterr().err
     assert len(read.task.make_examples(records, labelled=False)) == 27

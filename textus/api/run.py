@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from textus.api.checks import check_messages, check_string, is_texts
 from textus.api.conversation import fitting_ids
 from textus.api.signatures import with_options
-from textus.core.arguments import note_on_interrupt, to_optional_path, to_path
+from textus.api.task_methods import TaskMethods
+from textus.core.arguments import note_on_interrupt, to_path
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.requests import build_request
 from textus.evaluation.config import EvalConfig
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
     from textus.generation.streaming import DecodedStream
     from textus.models.contract import LanguageModel
     from textus.tasks.base import Task
-    from textus.tasks.prediction import Predictor
     from textus.tokenizers import Tokenizer
 
 
-class Run:
+class Run(TaskMethods):
     """A trained model in its folder: it generates, talks, scores and evaluates. Reading is lazy."""
 
     def __init__(self, path: str | Path) -> None:
@@ -106,7 +106,7 @@ class Run:
             which = f" --task {self.tasks[0]}" if len(self.tasks) > 1 else ""
             raise UsageError(
                 "not_a_language_model",
-                f"{self.path} was fine-tuned for {', '.join(self.tasks)}, not to predict text: textus predict"
+                f"{self.path} was fine-tuned for {', '.join(self.tasks)} and does not continue texts: textus predict"
                 f" {self.path}{which} TEXT",
             )
 
@@ -129,145 +129,6 @@ class Run:
     def can_generate(self) -> bool:
         """Whether it writes texts."""
         return self._outline.capabilities.can_generate
-
-    def predictor(self, task: str | None) -> Predictor:
-        from textus.tasks.prediction import make_predictor
-        from textus.tasks.registry import record_for_task
-
-        chosen = self.get_task(task)
-        record = record_for_task(self.record, chosen.head_name, self.path)
-        return make_predictor(self.model, self.tokenizer, chosen, record, self.path)
-
-    def predict(
-        self,
-        given: Any,
-        *,
-        columns: str | None = None,
-        encoding: str | None = None,
-        task: str | None = None,
-        skip_invalid: str | None = None,
-    ) -> Any:
-        """The task's answer to one text (a string), or a list of answers: to texts, pairs of texts, rows (dictionaries,
-        a DataFrame), or the rows of a file (a Path), each with its line and id. `task`: the name of one, of a run that
-        has learned several. `skip_invalid`: the share of a file's rows that may be left out because they cannot be
-        used, such as "5%", or "all".
-
-        Raises UsageError for what holds no texts, DataError for a file that the task cannot read.
-        """
-        from textus.api.checks import check_text
-        from textus.data.read_options import ReadOptions
-        from textus.tasks.prediction import predict
-
-        return predict(self.predictor(task), check_text(given), ReadOptions(columns, encoding, skip_invalid))
-
-    def predict_proba(
-        self, given: Any, *, columns: str | None = None, encoding: str | None = None, task: str | None = None
-    ) -> Any:
-        """The probability of every class, in the order of `task.labels`: an array (texts, classes), or (classes,) for
-        one text. UsageError for a task without classes.
-        """
-        from textus.api.checks import check_text
-        from textus.data.read_options import ReadOptions
-        from textus.tasks.prediction import probabilities
-
-        return probabilities(self.predictor(task), check_text(given), ReadOptions(columns, encoding))
-
-    def predict_file(
-        self,
-        given: Any,
-        *,
-        out: str | Path,
-        columns: str | None = None,
-        encoding: str | None = None,
-        task: str | None = None,
-        skip_invalid: str | None = None,
-        force: bool = False,
-    ) -> dict[str, Any]:
-        """The answers to the rows of a file (or whatever `predict` takes) as a file of rows, .csv, .tsv or .jsonl: the
-        file's own columns, then the answer and the probability of each class. Rows are written as they are answered;
-        the same call continues after a kill.
-
-        Raises UsageError where `out` exists, unless `force`.
-        """
-        from textus.api.checks import write_predictions
-        from textus.data.read_options import ReadOptions
-
-        given = Path(given) if isinstance(given, str) else given
-        options = ReadOptions(columns, encoding, skip_invalid)
-        about = write_predictions(self.predictor(task), given, to_path(out, "out"), options, force=force)
-        return {"run": str(self.path), **about}
-
-    def _evaluate_task(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
-        """The scores of a task on labelled rows."""
-        from textus.api.checks import read_options
-        from textus.data.read_options import run_read_options
-        from textus.evaluation import task_report
-        from textus.tasks.inference import predict_texts
-        from textus.tasks.registry import record_for_task
-
-        task = self.as_task(config.task, config.task_settings) if config.task else self.task
-        known = task.head_name in self.tasks
-        record = record_for_task(self.record, task.head_name, self.path) if known else {}
-        rows = task_report.read_rows(task, on, read_options(config), run_read_options(record))
-        outputs = predict_texts(self.model, task, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": task.head_name}
-        scores = {**about, **task_report.task_metrics(rows, outputs, config.slices)}
-        if known:
-            file = task_report.training_file(record)
-            scores["rows_trained_on"] = task_report.count_train_overlap(record, rows, file)
-            if config.baselines and (lower := task_report.baselines(self.path, record, rows, outputs, file)):
-                scores["baselines"] = lower
-        if out is not None:
-            task_report.write_task_report(
-                to_path(out, "out"), scores, task, {self.path.name: self.path / "log.jsonl"}
-            )
-            task_report.write_predictions(to_path(out, "out"), rows, outputs)
-        return scores
-
-    def _evaluate_raw_text(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
-        """The scores of a relations run on texts whose entities the run `config.entities` finds."""
-        from textus.api.checks import read_options
-        from textus.pipelines.extraction import evaluate_triples
-
-        entities = config.entities
-        assert entities is not None
-        if config.slices or out or config.skip_invalid:
-            raise UsageError(
-                "conflicting_options",
-                "--entities: --slice, --out and --skip-invalid go with the rows' own entities; leave them out",
-            )
-        options = self.text_options(on, read_options(config), entities)
-        scores = evaluate_triples(entities, self.path, to_path(on, "on"), options)
-        about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
-        return {**about, "task": "relations from raw text", **scores}
-
-    def triples(
-        self,
-        file: str | Path,
-        *,
-        entities: str | Path,
-        columns: str | None = None,
-        encoding: str | None = None,
-        out: str | Path | None = None,
-        force: bool = False,
-    ) -> dict[str, Any]:
-        """The triples in a file's raw texts: the tagging run `entities` finds the entities, this relations run what
-        joins them. `out`: a file to write, .jsonl, .csv or .graphml.
-
-        Raises UsageError for runs of other tasks, DataError for a file without texts.
-        """
-        from textus.data.read_options import ReadOptions
-        from textus.pipelines import extraction
-
-        if out is not None:
-            extraction.format_for(to_path(out, "out"), force=force)
-        options = self.text_options(file, ReadOptions(columns, encoding), entities)
-        result = extraction.extract_triples(
-            to_path(file, "file"), to_path(entities, "entities"), self.path, options
-        )
-        if out is not None:
-            extraction.write_triples(to_path(out, "out"), result["triples"], force=force)
-        return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **result}
 
     def text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
         """How a file of texts is read: as given, else in the encoding of the rows that this run (and `others`) was
@@ -332,31 +193,6 @@ class Run:
         if isinstance(given, Path):
             options = self.text_options(given, options)
         return embed(self.vectors_of(task_settings(overrides)), given, options)
-
-    def robustness(
-        self,
-        on: str | Path,
-        *,
-        columns: str | None = None,
-        encoding: str | None = None,
-        vectors: str | Path | None = None,
-        task: str | None = None,
-    ) -> dict[str, Any]:
-        """What it loses on the labelled rows of a file under typos, synonyms (by word `vectors`, else WordNet), case,
-        spacing and irrelevant sentences.
-        """
-        from textus.data.inputs import resolve_options
-        from textus.data.read_options import ReadOptions, run_read_options
-        from textus.evaluation.robustness import evaluate_robustness
-        from textus.tasks.registry import record_for_task
-
-        words, chosen = to_optional_path(vectors, "vectors"), self.get_task(task)
-        trained = run_read_options(record_for_task(self.record, chosen.head_name, self.path))
-        options = resolve_options(to_path(on, "on"), ReadOptions(columns, encoding), trained)
-        report = evaluate_robustness(
-            self.model, chosen, self.tokenizer, to_path(on, "on"), options=options, vectors=words
-        )
-        return {"run": str(self.path), "on": str(on), "task": chosen.head_name, **report}
 
     @with_options(SamplingParams)
     def stream(self, prompt: str = "", params: SamplingParams | None = None, **options: Any) -> DecodedStream:
@@ -464,6 +300,7 @@ class Run:
         tagging run that finds the entities of a relations run, the rows' own entities are what is to be found, and
         neither baseline nor page goes with the figures.
 
+        Of a run trained on conversations, or with `task="chat"`: bits per byte of held-out answers, next to its parent.
         Raises DataError where there is no text, UsageError for options of the other kind of run.
         """
         check_report_folder(out)
@@ -476,6 +313,8 @@ class Run:
             raise UsageError(
                 "option_not_applicable", f"--set {config.overrides[0]}: goes with --task similarity alone"
             )
+        if self._evaluates_chat(config):
+            return self._evaluate_chat(on, out, config)
         if name := config.task or ", ".join(self.tasks):
             if config.stride is not None:
                 raise UsageError(

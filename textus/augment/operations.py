@@ -83,7 +83,9 @@ def make_insert(synonyms: Synonyms) -> Operation:
 
     def operation(units: Tokens, random: Random, rate: float) -> Tokens | None:
         known = [
-            others for place in movable_positions(units) if (others := replacements(units[place], synonyms))
+            others
+            for place in movable_positions(units)
+            if (others := replacements(units[place].text, synonyms))
         ]
         changed = list(units)
         for _ in range(n_edits(units, rate) if known else 0):
@@ -112,22 +114,15 @@ def insert_word(units: Tokens, place: int, word: str) -> Tokens:
 def make_synonyms(known: Synonyms) -> Operation:
     """Words are replaced by others of the same sense."""
 
-    def operation(units: Tokens, random: Random, rate: float) -> Tokens | None:
-        changed, places = list(units), editable_positions(units)
-        random.shuffle(places)
-        left = n_edits(units, rate)
-        for place in places:
-            if left and (others := replacements(units[place], known)):
-                changed[place] = replace(units[place], text=random.choice(others))
-                left -= 1
-        return changed if left < n_edits(units, rate) else None
+    def change(word: str, random: Random) -> str:
+        others = replacements(word, known)
+        return random.choice(others) if others else word
 
-    return operation
+    return make_word_operation(change)
 
 
-def replacements(unit: WordToken, known: Synonyms) -> list[str]:
+def replacements(word: str, known: Synonyms) -> list[str]:
     """Synonyms of a word, written as it is: small, Capital or CAPITALS."""
-    word = unit.text
     if word.lower() in GRAMMAR.split():
         return []
     write = str.upper if word.isupper() and len(word) > 1 else str.title if word.istitle() else str

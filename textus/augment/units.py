@@ -41,7 +41,7 @@ RUN = re.compile(f"[{HAN_BMP}]+|[^{HAN_BMP}\\s]+")
 
 @dataclass(frozen=True)
 class WordToken:
-    """A piece of a text and the blanks behind it. `held`: it has a label; `start`: where it began; `tag`: a token's."""
+    """A piece of a text and the blanks behind it. `is_labelled`: it has a label; `start`: its offset."""
 
     text: str
     trailing_space: str = ""

@@ -1,4 +1,4 @@
-"""The tree of verbs: names on the command line → functions, whose work is imported when they run."""
+"""The tree of commands: names → functions, which import what they need when they run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 from cyclopts import App
 
+from textus.cli.asking import ask, index_calibrate
 from textus.cli.augment import augment, cloze, fewshot, tune
 from textus.cli.chat import chat
 from textus.cli.corpus import corpus_build, corpus_show, corpus_trace, tokenizer_report, tokenizer_train
 from textus.cli.demo import demo
 from textus.cli.exchange import export, import_, pull
-from textus.cli.index import embed, index_build, index_evaluate, search
+from textus.cli.index import embed, index_add, index_build, index_evaluate, index_remove, search
 from textus.cli.inference import (
     compare,
     doctor,
@@ -25,11 +26,12 @@ from textus.cli.inference import (
     triples,
     verify,
 )
+from textus.cli.rewriting import summarize, translate
 from textus.cli.train import bench, finetune, resume, train
 from textus.cli.validate import validate
 from textus.core.plugins import load_plugins
 
-VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
+COMMANDS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "demo": demo,
     "corpus": {"build": corpus_build, "show": corpus_show, "trace": corpus_trace},
     "tokenizer": {"train": tokenizer_train, "report": tokenizer_report},
@@ -42,10 +44,19 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "tune": tune,
     "predict": predict,
     "triples": triples,
+    "translate": translate,
+    "summarize": summarize,
     "fewshot": fewshot,
     "embed": embed,
-    "index": {"build": index_build, "evaluate": index_evaluate},
+    "index": {
+        "build": index_build,
+        "add": index_add,
+        "remove": index_remove,
+        "evaluate": index_evaluate,
+        "calibrate": index_calibrate,
+    },
     "search": search,
+    "ask": ask,
     "generate": generate,
     "chat": chat,
     "evaluate": evaluate,
@@ -60,7 +71,7 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "doctor": doctor,
     "bench": bench,
 }
-"""In the order of the line; a dictionary is a noun with its own verbs."""
+"""In the order in which a model is made; a dictionary is a group of commands."""
 
 
 SMALLER = "train a smaller model (textus train CORPUS --depth 2), or import one that is quantized (GGUF)"
@@ -77,7 +88,7 @@ PLANNED = {
     "onnx": "textus export RUN --to hf",
     "distribute": "training uses one machine",
 }
-"""Verbs that are planned (see the README) → what can be done today."""
+"""Planned commands (see the README) → what to do today."""
 PLANNED_FLAGS = {
     "--workers": "the number of workers is measured with --preset, and kept in the run",
     "--jobs": "the number of workers is measured with --preset, and kept in the run",
@@ -88,33 +99,33 @@ PLANNED_FLAGS = {
     "--int8": SMALLER,
     "--int4": SMALLER,
 }
-"""Flags that people look for and that do not exist → what there is instead."""
+"""Flags that users expect and that do not exist → the alternative."""
 
 
 def all_commands() -> dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]]:
     """The built-in commands, then those that installed packages register under `textus.commands`: functions, whose
     docstrings are their help.
     """
-    return VERBS | load_plugins("textus.commands", VERBS)
+    return COMMANDS | load_plugins("textus.commands", COMMANDS)
 
 
 def build_app(
     commands: Mapping[str, Callable[..., Any] | dict[str, Callable[..., Any]]] | None = None,
 ) -> App:
-    """The command-line parser. Help and versions are answered by `textus.cli.main`, so that rich is never
+    """The command-line parser. `textus.cli.main` prints help and versions itself, so that rich is never
     imported."""
-    app = plain("textus")
-    for name, verb in (commands or all_commands()).items():
-        if isinstance(verb, dict):
-            group = plain(name)
-            for inner, function in verb.items():
-                group.command(function, name=inner, help_flags=[], version_flags=[])
+    app = create_node("textus")
+    for name, command in (commands or all_commands()).items():
+        if isinstance(command, dict):
+            group = create_node(name)
+            for subcommand, function in command.items():
+                group.command(function, name=subcommand, help_flags=[], version_flags=[])
             app.command(group)
         else:
-            app.command(verb, name=name, help_flags=[], version_flags=[])
+            app.command(command, name=name, help_flags=[], version_flags=[])
     return app
 
 
-def plain(name: str) -> App:
+def create_node(name: str) -> App:
     """A parser node without flags of its own."""
     return App(name=name, help_flags=[], version_flags=[], suppress_keyboard_interrupt=False)

@@ -35,6 +35,7 @@ def chat(run: RunFolder, /, *, config: SamplingParams) -> None:
     from textus.api import open_run
 
     opened = open_run(run)
+    opened.require_language_model()
     if not opened.supports_chat:
         why = (
             f"does not chat ({opened.chat_fault})"

@@ -22,7 +22,7 @@ Sources = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True)
 class TableOptions:
-    """How text and tables are read, if it is not to be detected."""
+    """How text and tables are read; what is not given is detected."""
 
     columns: Annotated[
         str,
@@ -61,10 +61,10 @@ def corpus_build(
 
     flags = asdict(tables)
     corpus = build_corpus(*sources, out=out, split=split, overrides=overrides or [], force=force, **flags)
-    answer = corpus_summary(out)
+    summary = corpus_summary(out)
     model = " --model encoder-decoder" if corpus.has_pairs else ""
     return CommandResult(
-        answer.data, f"{answer.text}\nnext: textus train {out}{model} --preset 1min --out work/run"
+        summary.data, f"{summary.text}\nnext: textus train {out}{model} --preset 1min --out work/run"
     )
 
 

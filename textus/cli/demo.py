@@ -1,5 +1,4 @@
-"""The whole pipeline on text this machine already has: each step is a public command, printed with the reason for
-it."""
+"""The whole pipeline on text that this machine already has; each step is a public command, printed with its reason."""
 
 from __future__ import annotations
 
@@ -42,15 +41,15 @@ def demo(
     write_documents(out / "documents.jsonl")
     with exclusive_lock(out):
         for why, command in STEPS:
-            run_step(dispatch, why, [word.format(out=out, preset=preset) for word in command.split()])
-    last_screen(out, time.monotonic() - started)
+            run_step(dispatch, why, [argument.format(out=out, preset=preset) for argument in command.split()])
+    print_summary(out, time.monotonic() - started)
     if serve:
         why, command = PAGE
-        run_step(dispatch, why, [word.format(out=out, port=port) for word in command.split()])
+        run_step(dispatch, why, [argument.format(out=out, port=port) for argument in command.split()])
 
 
 def write_documents(path: Path) -> None:
-    """The language reference and the standard library's docstrings, a document a line."""
+    """The language reference and the standard library's docstrings, one document per line."""
     from textus.data.corpus import demo_documents
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +86,7 @@ STEPS = [
         "generate {out}/decoder Returns --max-tokens 60 --seed 1",
     ),
 ]
-"""Why, and the command, in the order of the line."""
+"""The reason and the command of each step."""
 
 PAGE = (
     "A page to try them in, and an OpenAI-compatible API behind it. Ctrl-C stops it.",
@@ -95,20 +94,20 @@ PAGE = (
 )
 
 
-def run_step(dispatch: Callable[[list[str]], int], why: str, words: list[str]) -> None:
+def run_step(dispatch: Callable[[list[str]], int], why: str, argv: list[str]) -> None:
     """Show the reason and the command, then run it; a step that fails ends the demo with its exit code."""
-    log_notice(f"\n# {why}\n$ textus {shlex.join(words)}")
-    typed, sys.argv = sys.argv, ["textus", *words]  # a run records the command that makes it
+    log_notice(f"\n# {why}\n$ textus {shlex.join(argv)}")
+    original, sys.argv = sys.argv, ["textus", *argv]  # a run records the command that makes it
     try:
-        code = dispatch(words)
+        code = dispatch(argv)
     finally:
-        sys.argv = typed
+        sys.argv = original
     if code:
         sys.exit(code)
 
 
-def last_screen(out: Path, seconds: float) -> None:
-    """What was made, how good it is, and what to try with one's own text."""
+def print_summary(out: Path, seconds: float) -> None:
+    """Print what was made, how good it is, and how to start with one's own text."""
     comparison = json.loads((out / "report" / "comparison.json").read_text())
     lines = [
         "",

@@ -1,7 +1,6 @@
-"""Help pages in plain text and Markdown, made from the verbs' signatures and docstrings.
+"""Help pages in plain text and Markdown, made from the commands' signatures and docstrings.
 
-The library's own pages need rich (0.2 s to import); these need nothing, and the same lines become
-docs/reference.md.
+cyclopts would import rich for its own pages (0.2 s). The same pages become docs/reference.md.
 """
 
 from __future__ import annotations
@@ -18,45 +17,45 @@ from cyclopts import App
 from textus.cli.app import all_commands
 
 INTRODUCTION = "textus: from raw text to a language model that is trained, measured and served."
-ENDING = "'textus VERB --help' explains one of them.  First steps: textus demo"
+ENDING = "'textus COMMAND --help' explains one of them.  First steps: textus demo"
 EXAMPLE = "Example: "
 
 
 def summary(function: Callable[..., Any]) -> str:
-    """The first line of a verb's docstring."""
+    """The first line of a command's docstring."""
     return (inspect.getdoc(function) or "").partition("\n")[0]
 
 
 def example(function: Callable[..., Any]) -> str:
-    """The real command that every verb's docstring ends with."""
+    """The example at the end of a command's docstring."""
     return (inspect.getdoc(function) or "").rpartition(EXAMPLE)[2].strip()
 
 
 def flat_commands() -> dict[str, Callable[..., Any]]:
-    """Every verb by its full name, such as 'corpus build'."""
+    """Every command by its full name, such as 'corpus build'."""
     flat: dict[str, Callable[..., Any]] = {}
-    for name, verb in all_commands().items():
-        if isinstance(verb, dict):
-            flat |= {f"{name} {subcommand}": function for subcommand, function in verb.items()}
+    for name, command in all_commands().items():
+        if isinstance(command, dict):
+            flat |= {f"{name} {subcommand}": function for subcommand, function in command.items()}
         else:
-            flat[name] = verb
+            flat[name] = command
     return flat
 
 
 def overview(prefix: str = "") -> str:
-    """The list of verbs, or of one noun's."""
-    verbs = {name: function for name, function in flat_commands().items() if name.startswith(prefix)}
-    width = max(map(len, verbs)) + 2
+    """The list of all commands, or of those of one group."""
+    commands = {name: function for name, function in flat_commands().items() if name.startswith(prefix)}
+    width = max(map(len, commands)) + 2
     lines = []
-    for name, function in verbs.items():
+    for name, function in commands.items():
         first, *more = wrap(summary(function), 96 - width) or [""]
         lines += [f"  {name:{width}}{first}", *(" " * (width + 2) + line for line in more)]
-    head = [INTRODUCTION, ""] if not prefix else []
-    return "\n".join([*head, f"Usage: textus {prefix or 'VERB'} …", "", *lines, "", ENDING])
+    title = [INTRODUCTION, ""] if not prefix else []
+    return "\n".join([*title, f"Usage: textus {prefix or 'COMMAND'} …", "", *lines, "", ENDING])
 
 
 def page(app: App, name: str) -> str:
-    """The help page of one verb."""
+    """The help page of one command."""
     function = flat_commands()[name]
     entries = options(app, name)
     width = min(34, max((len(head) for head, _ in entries), default=0) + 2)
@@ -71,10 +70,10 @@ def page(app: App, name: str) -> str:
 
 
 def arguments(app: App, name: str) -> list[Any]:
-    """A verb's arguments and flags, groups of flags spread out."""
+    """The arguments and flags of a command; groups of flags are flattened."""
     node = app
-    for word in name.split():
-        node = node[word]
+    for part in name.split():
+        node = node[part]
     return [
         argument
         for argument in node.assemble_argument_collection(parse_docstring=False)
@@ -83,19 +82,19 @@ def arguments(app: App, name: str) -> list[Any]:
 
 
 def usage(app: App, name: str) -> str:
-    """One line: the positional words in order, then the flags that must be there."""
-    words = []
+    """One line: the positional arguments in order, then the required flags."""
+    parts = []
     for argument in arguments(app, name):
         if argument.index is not None and not argument.name.startswith("--"):
             many = "…" if argument.is_var_positional() else ""
-            words.append(f"{argument.name}{many}" if argument.required or many else f"[{argument.name}]")
+            parts.append(f"{argument.name}{many}" if argument.required or many else f"[{argument.name}]")
         elif argument.required:
-            words.append(f"{argument.name} {metavar(argument)}")
-    return f"Usage: textus {name} {' '.join([*words, '[flags]'])}"
+            parts.append(f"{argument.name} {metavar(argument)}")
+    return f"Usage: textus {name} {' '.join([*parts, '[flags]'])}"
 
 
 def options(app: App, name: str) -> list[tuple[str, str]]:
-    """Each argument and flag as it is written, and what it does, with its default."""
+    """Each argument and flag as it is typed, with its help and default."""
     rows = []
     for argument in arguments(app, name):
         positional = argument.index is not None and not argument.name.startswith("--")
@@ -107,7 +106,7 @@ def options(app: App, name: str) -> list[tuple[str, str]]:
 
 
 def metavar(argument: Any) -> str:
-    """What represents a flag's value: its own name for it, or its type's."""
+    """The placeholder for a flag's value: the flag's own, or that of its type."""
     if argument.parameter.metavar:
         return str(argument.parameter.metavar)
     kind = argument.hint
@@ -119,12 +118,12 @@ def metavar(argument: Any) -> str:
 
 
 def reference(app: App) -> str:
-    """The command reference in Markdown: every verb with its page."""
+    """The command reference in Markdown: every command with its help page."""
     parts = [
         "# Command reference",
         "",
-        "Generated from the code by `make docs`; `tests/test_docs.py` holds it equal.",
-        "Every verb also takes `--help`.",
+        "Generated from the code by `make docs`; `tests/test_docs.py` checks that it is current.",
+        "Every command also takes `--help`.",
     ]
     for name in flat_commands():
         parts += ["", f"## textus {name}", "", "```text", page(app, name), "```"]

@@ -1,10 +1,10 @@
-"""Commands for vectors and search: `embed`, `index build`, `index evaluate`, `search`."""
+"""Commands for vectors and search: `embed`, `index build`, `add`, `remove`, `evaluate`, and `search`."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 IndexFolder = Annotated[
     Path, Parameter(name="INDEX", help="An index folder, as 'textus index build' writes it.")
+]
+Files = Annotated[
+    Path,
+    Parameter(
+        name="FILES",
+        help="Rows with a text (and an id, a title); a .txt: one document per line; md, html, pdf, docx; or a folder.",
+    ),
 ]
 Mode = Annotated[
     str | None, option("bm25 (words), dense (meaning) or hybrid. [default: all it was built for]")
@@ -64,15 +71,7 @@ def embed(
 
 @with_config("textus.pipelines.config")
 def index_build(
-    file: Annotated[
-        Path,
-        Parameter(
-            name="FILE",
-            help="Rows with a text (and an id, a title); a .txt: one document per line; or a folder of texts.",
-        ),
-    ],
-    /,
-    *,
+    *files: Files,
     out: Out,
     config: IndexConfig,
     force: Force = False,
@@ -80,16 +79,43 @@ def index_build(
 ) -> CommandResult:
     """Make a search index of texts: by their words, by the vectors of a run, or by both.
 
-    Example: textus index build pages.jsonl --run work/minilm --bm25 --out work/index
+    Example: textus index build handbook/ --run work/minilm --bm25 --out work/index
     """
     from textus import api
 
-    index = api.build_index(file, out=out, config=config, force=force)
+    index = api.build_index(files, out=out, config=config, force=force)
     counts = {name: index.record[name] for name in ("documents", "passages")}
     result = {"index": str(out), **counts, "by": index.default_mode}
     several = f" in {counts['passages']:,} passages" if counts["passages"] > counts["documents"] else ""
     text = f"{out}: {counts['documents']:,} documents{several}, searched by {result['by']}"
     return CommandResult(result, f'{text}\nnext: textus search {out} "…"')
+
+
+def index_add(index: IndexFolder, /, *files: Files, as_json: Json = False) -> CommandResult:
+    """Read new and changed files into an index; only their passages are embedded.
+
+    Example: textus index add work/index handbook/
+    """
+    from textus import api
+
+    return update_result(api.add_to_index(index, files))
+
+
+def index_remove(index: IndexFolder, /, *files: Files, as_json: Json = False) -> CommandResult:
+    """Remove files, or the files of folders, from an index.
+
+    Example: textus index remove work/index handbook/old.pdf
+    """
+    from textus import api
+
+    return update_result(api.remove_from_index(index, files))
+
+
+def update_result(result: dict[str, Any]) -> CommandResult:
+    """The counts of an update."""
+    files = ", ".join(f"{result[name]:,} {name}" for name in ("added", "changed", "unchanged", "removed"))
+    passages = f"{result['passages']:,} passages, {result['embedded']:,} of them embedded now"
+    return CommandResult(result, f"{result['index']}: files {files}; {passages}")
 
 
 def index_evaluate(
@@ -137,30 +163,27 @@ def search(
     from textus import api
 
     query = arguments.check_text(query, forced=text, names=False, remedy="give a text to look for")
-    answer = api.search(index, query, top=top, mode=mode)
+    result = api.search(index, query, top=top, mode=mode)
     lines = [
-        f"{result['place']:>3}  {result['score']:.4f}  {result['id'] or result['where']}  "
-        f"{extract(result['text'], query)}"
-        for result in answer["results"]
+        f"{hit['place']:>3}  {hit['score']:.4f}  {hit['id'] or hit['where']}  {extract(hit['text'], query)}"
+        for hit in result["results"]
     ]
-    return CommandResult(answer, "\n".join(lines) or "no results: no text has a word of the query")
+    return CommandResult(result, "\n".join(lines) or "no results: no text has a word of the query")
 
 
 def extract(text: str, query: str, most: int = 100) -> str:
-    """The part of a text around the words of a query, on one line."""
+    """The part of a text around the terms of a query, on one line."""
     from textus.pipelines.search_index import bm25_tokens
 
     line = " ".join(text.split())
     if len(line) <= most:
         return line
-    words = set(bm25_tokens(query))
+    terms = tuple(set(bm25_tokens(query)))
     starts = [
-        match.start()
-        for match in re.finditer(r"\w", line)
-        if line[match.start() :].lower().startswith(tuple(words))
+        match.start() for match in re.finditer(r"\w", line) if line[match.start() :].lower().startswith(terms)
     ]
     counts = {start: sum(start <= other < start + most - 20 for other in starts) for start in starts}
     first = max(counts, key=lambda start: (counts[start], -start)) if counts else 0
     begin = max(0, min(first - 10, len(line) - most + 2))
-    stretch = line[begin : begin + most - 2]
-    return f"{'…' if begin else ''}{stretch}{'…' if begin + len(stretch) < len(line) else ''}"
+    excerpt = line[begin : begin + most - 2]
+    return f"{'…' if begin else ''}{excerpt}{'…' if begin + len(excerpt) < len(line) else ''}"

@@ -44,7 +44,7 @@ RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ManyPrompts:
-    """Where prompts come from if they are not typed, and where texts go."""
+    """The source of prompts that are not typed, and the file that texts are written to."""
 
     file: Annotated[
         Path | None,
@@ -59,7 +59,7 @@ class ManyPrompts:
     text: AsText = False
     force: ForceFile = False
 
-    def given(self, prompt: str | None) -> Path | list[Record] | None:
+    def prompts(self, prompt: str | None) -> Path | list[Record] | None:
         """The prompts of a file or a pipe, or the one that was typed if it is to be written to a file; else None."""
         if self.file is not None and prompt is not None:
             raise UsageError(
@@ -81,12 +81,12 @@ class ManyPrompts:
         """A typed prompt; UsageError for the name of a file."""
         return arguments.check_text(prompt, forced=self.text, remedy="give a file of prompts with --file")
 
-    def refuse(self) -> None:
+    def refuse_file_options(self) -> None:
         """UsageError for flags that apply to a file of prompts only."""
-        given: dict[str, Any] = {"--out": self.out, "--force": self.force}
+        values: dict[str, Any] = {"--out": self.out, "--force": self.force}
         if self.file is None:
-            given |= {"--columns": self.columns, "--encoding": self.encoding}
-        for flag, value in given.items():
+            values |= {"--columns": self.columns, "--encoding": self.encoding}
+        for flag, value in values.items():
             if value:
                 raise UsageError(
                     "option_not_applicable",
@@ -118,17 +118,17 @@ def generate(
     from textus.api import generate as generate_file
     from textus.api import open_run
 
-    given = many.given(prompt)
+    prompts = many.prompts(prompt)
     opened = open_run(run)
-    if given is not None and many.out is not None:
+    if prompts is not None and many.out is not None:
         result = generate_file(
-            opened, given, out=many.out, columns=many.columns, encoding=many.encoding, force=many.force,
+            opened, prompts, out=many.out, columns=many.columns, encoding=many.encoding, force=many.force,
             params=config,
         )  # fmt: skip
         return CommandResult(result, f"{many.out}: {result['rows']:,} texts")
-    many.refuse()
-    if given is not None:
-        return generate_many(opened, given, many, config, as_json=as_json)
+    many.refuse_file_options()
+    if prompts is not None:
+        return generate_many(opened, prompts, many, config, as_json=as_json)
     return generate_one(opened, many.check(prompt or ""), config, as_json=as_json)
 
 
@@ -153,7 +153,7 @@ def generate_one(run: Run, prompt: str, params: SamplingParams, *, as_json: bool
 
 
 def generate_many(
-    run: Run, given: Path | list[Record], many: ManyPrompts, params: SamplingParams, *, as_json: bool
+    run: Run, prompts: Path | list[Record], many: ManyPrompts, params: SamplingParams, *, as_json: bool
 ) -> CommandResult | None:
     """Each prompt with what follows it, an empty line between; as they are generated, or as one JSON object."""
     from textus.data.read_options import ReadOptions
@@ -162,19 +162,19 @@ def generate_many(
     run.require_language_model()
     params.check()
     source = run.model.capabilities.needs_source
-    records: Iterable[Record] = given if isinstance(given, list) else ()
-    if isinstance(given, Path):
-        options = run.text_options(given, ReadOptions(many.columns, many.encoding))
-        records = read_prompts(given, options, source=source)()
+    records: Iterable[Record] = prompts if isinstance(prompts, list) else ()
+    if isinstance(prompts, Path):
+        options = run.text_options(prompts, ReadOptions(many.columns, many.encoding))
+        records = read_prompts(prompts, options, source=source)()
     texts = []
     for number, (record, text) in enumerate(complete(run.model, run.tokenizer, records, params)):
-        answer = to_json(record, text)
+        row = to_json(record, text)
         if as_json:
-            texts.append(answer)
+            texts.append(row)
         elif source:
             write(f"{text}\n")
         else:
-            write(("\n" if number else "") + answer["prompt"] + f"{text}\n")
+            write(("\n" if number else "") + row["prompt"] + f"{text}\n")
     if not as_json:
         return None
     return CommandResult({"run": str(run.path), "sampling": request_values(params), "texts": texts}, "")
@@ -219,7 +219,7 @@ def evaluate(
         result = api.ensemble_evaluate(runs, on, out=out, config=config)
         return CommandResult(result, render.task_scores(result))
     result = api.evaluate(runs[0], on, out=out, config=config)
-    scores = render.evaluation(result) if "bits_per_byte" in result else render.task_scores(result)
+    scores = render.evaluation(result) if "likelihood" in result else render.task_scores(result)
     return CommandResult(result, scores + (f"\npage: {out / 'evaluation.html'}" if out else ""))
 
 
@@ -275,7 +275,7 @@ def predict(
     from textus.cli import render
     from textus.data.inputs import record_location
 
-    runs, given = runs_and_input(inputs, config, text=text, text_pair=text_pair)
+    runs, given = split_inputs(inputs, config, text=text, text_pair=text_pair)
     if force and out is None:
         raise UsageError("option_not_applicable", "--force: goes with --out FILE; leave it out")
     check_file_options(config, given)
@@ -290,22 +290,22 @@ def predict(
         )
         return CommandResult(written, f"{out}: {written['rows']:,} rows answered")
     if isinstance(given, list) and isinstance(given[0], str | tuple):
-        answers = (
+        predictions = (
             api.ensemble_predict(runs, given, config=config)
             if config.ensemble
             else api.predict(runs[0], given, config=config)
         )
-        return CommandResult({**about, "answers": answers}, render.answers(answers))
+        return CommandResult({**about, "answers": predictions}, render.predictions(predictions))
     with note_on_interrupt("nothing is kept without --out FILE; start again with the same command"):
         rows = list(api.iter_predictions(runs, given, config))
-    data = [record_location(record) | answer for record, answer in rows]
+    data = [record_location(record) | prediction for record, prediction in rows]
     return CommandResult(
-        {**about, "answers": data}, render.answers(data, [record.values for record, _ in rows])
+        {**about, "answers": data}, render.predictions(data, [record.values for record, _ in rows])
     )
 
 
 def check_file_options(config: PredictConfig, given: Any) -> None:
-    """UsageError for options of a file where the input is none; a pipe may be a table."""
+    """UsageError for options of a file of rows if the input is no file; a pipe may be a table."""
     from textus.data.inputs import Records
 
     for name in ("columns", "encoding", "skip_invalid"):
@@ -317,7 +317,7 @@ def check_file_options(config: PredictConfig, given: Any) -> None:
             )
 
 
-def runs_and_input(
+def split_inputs(
     inputs: Sequence[str], config: PredictConfig, *, text: bool, text_pair: str | None
 ) -> tuple[list[str], Any]:
     """The run folders and the input: a file, the lines of a pipe, or a text."""

@@ -1,6 +1,6 @@
 """The command line: find the command, run it, and print its result or its error.
 
-Exit codes: 0 done, 1 the work failed, 2 the words were wrong, 130 stopped by Ctrl-C. Errors are one line on
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 stopped by Ctrl-C. Errors are one line on
 standard error; TEXTUS_DEBUG=1 shows where they were raised. With `--json` standard output holds one object
 and nothing else.
 """
@@ -25,7 +25,7 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, all_commands, build_app
+from textus.cli.app import COMMANDS, PLANNED, PLANNED_FLAGS, all_commands, build_app
 from textus.cli.help import flat_commands, overview, page
 from textus.cli.params import CommandResult
 from textus.core.arguments import STDIN
@@ -34,54 +34,54 @@ from textus.core.errors import TextusError, UsageError
 from textus.core.io import is_disk_full
 from textus.core.names import unknown_name_error
 
-HELP = ("--help", "-h")
-CLOSE = 0.7
-"""How like a flag another must be to be offered for it (0 to 1)."""
+HELP_FLAGS = ("--help", "-h")
+MIN_SIMILARITY = 0.7
+"""How similar a known flag must be to be suggested for an unknown one (0 to 1)."""
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code and never raises for what a person can cause."""
-    words = list(sys.argv[1:] if words is None else words)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors that a user can cause are printed, never raised."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
         with terminated_like_ctrl_c():
-            code = run(words)
+            code = dispatch(argv)
             sys.stdout.flush()
         return code
     except Terminated as stop:
-        return failed(stopped("terminated", stop, words), 143, "interrupted")
+        return print_error(interrupt_message("terminated", stop, argv), 143, "interrupted")
     except KeyboardInterrupt as stop:
-        return failed(stopped("stopped", stop, words), 130, "interrupted")
-    except BrokenPipeError:  # the reader of our output has gone: `textus … | head`
-        give_up_output()
+        return print_error(interrupt_message("stopped", stop, argv), 130, "interrupted")
+    except BrokenPipeError:  # the reader closed the pipe: `textus … | head`
+        discard_output()
         return 0
     except TextusError as error:
-        return failed(str(error), error.exit_code, error.code)
+        return print_error(str(error), error.exit_code, error.code)
     except Exception as error:
-        return unexpected(error)
+        return print_unexpected_error(error)
 
 
-def stopped(how: str, stop: KeyboardInterrupt, words: Sequence[str]) -> str:
-    """One line for Ctrl-C: what is kept, where the work has a note on it (`arguments.noted`), and the command again."""
+def interrupt_message(how: str, stop: KeyboardInterrupt, argv: Sequence[str]) -> str:
+    """One line for Ctrl-C: what is kept, if the command noted it (`note_on_interrupt`), and the command to repeat."""
     notes = getattr(stop, "__notes__", [])
-    return "; ".join([how, *notes]) + (f": {shlex.join(['textus', *words])}" if notes else "")
+    return "; ".join([how, *notes]) + (f": {shlex.join(['textus', *argv])}" if notes else "")
 
 
-def unexpected(error: Exception) -> int:
-    """The exit code for an error that is not one of ours, with one line for those that have a known reason."""
+def print_unexpected_error(error: Exception) -> int:
+    """Print an error that Textus did not raise itself, with the remedy if its cause is known; return the exit code."""
     if is_disk_full(error):
         if isinstance(error, OSError) and error.filename is None:
-            give_up_output()
-        return failed(full_disk(error), 1, "disk_full")
+            discard_output()
+        return print_error(disk_full_message(error), 1, "disk_full")
     if isinstance(error, CycloptsError):
-        return failed(str(error), 2, "invalid_arguments")
+        return print_error(str(error), 2, "invalid_arguments")
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        return failed(f"{error.strerror or error}{where}", 1, "unreadable_file")
+        return print_error(f"{error.strerror or error}{where}", 1, "unreadable_file")
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's own kind
-        return failed(
+        return print_error(
             "out of memory; use a smaller model, batch or context (--set model.d_model=…)", 1, "out_of_memory"
         )
-    return failed(
+    return print_error(
         f"unexpected {type(error).__name__}: {error}; TEXTUS_DEBUG=1 shows where; please report it",
         1,
         "internal_error",
@@ -89,20 +89,20 @@ def unexpected(error: Exception) -> int:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: what is half written is removed on the way out, as after Ctrl-C."""
+    """SIGTERM: unfinished output is removed before the exit, as after Ctrl-C."""
 
 
 @contextlib.contextmanager
 def terminated_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C while the body runs; not where somebody else handles or ignores it."""
+    """Let SIGTERM unwind like Ctrl-C while the body runs, unless another handler is set or the signal is ignored."""
     import signal
     import threading
 
     def stop(*_: object) -> None:
         raise Terminated
 
-    free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not free or threading.current_thread() is not threading.main_thread():
+    is_default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not is_default or threading.current_thread() is not threading.main_thread():
         yield
         return
     signal.signal(signal.SIGTERM, stop)
@@ -112,120 +112,126 @@ def terminated_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def give_up_output() -> None:
-    """Point standard output at nothing, so that what it still holds is not tried again at exit."""
-    with contextlib.suppress(OSError, ValueError):  # no real file behind it: a test, a notebook
+def discard_output() -> None:
+    """Redirect standard output to nothing, so that the interpreter does not try to flush it again at exit."""
+    with contextlib.suppress(OSError, ValueError):  # not a real file, as in a test or a notebook
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def run(words: list[str]) -> int:
-    """Answer help and version, else parse, work and print."""
-    if words in (["--version"], ["version"]):
+def dispatch(argv: list[str]) -> int:
+    """Print the help or the version, or run a command."""
+    if argv in (["--version"], ["version"]):
         from importlib.metadata import version
 
         print(f"textus {version('textus')}")
         return 0
-    if words[:1] == ["help"]:
-        words = [*words[1:], "--help"]
-    app = build_app(VERBS if words and words[0] in VERBS else None)  # plugins are looked up only if needed
-    arguments_before = words[: words.index("--")] if "--" in words else words
-    if not words or any(word in HELP for word in arguments_before):
-        print(help_text(app, [word for word in arguments_before if word not in HELP]))
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
+    app = build_app(
+        COMMANDS if argv and argv[0] in COMMANDS else None
+    )  # plugins are looked up only if needed
+    before_separator = argv[: argv.index("--")] if "--" in argv else argv
+    if not argv or any(argument in HELP_FLAGS for argument in before_separator):
+        print(help_text(app, [argument for argument in before_separator if argument not in HELP_FLAGS]))
         return 0
-    return work(app, words)
+    return run_command(app, argv)
 
 
-def help_text(app: App, words: list[str]) -> str:
-    """The page for the verb named by the first words: all verbs, a noun's verbs, or one verb."""
-    if not words:
+def help_text(app: App, argv: list[str]) -> str:
+    """The help page that `argv` names: all commands, a group of commands, or one command."""
+    if not argv:
         return overview()
-    two = " ".join(words[:2])
-    if two in flat_commands():
-        return page(app, two)
-    verb = all_commands().get(words[0])
-    if verb is None:
-        raise unknown_verb(words)
-    if not isinstance(verb, dict):
-        return page(app, words[0])
-    if len(words) > 1 and not words[1].startswith("-"):
-        raise unknown_name_error(f"verb of {words[0]}", words[1], verb)
-    return overview(words[0])
+    full_name = " ".join(argv[:2])
+    if full_name in flat_commands():
+        return page(app, full_name)
+    command = all_commands().get(argv[0])
+    if command is None:
+        raise unknown_command(argv)
+    if not isinstance(command, dict):
+        return page(app, argv[0])
+    if len(argv) > 1 and not argv[1].startswith("-"):
+        raise unknown_name_error(f"command of {argv[0]}", argv[1], command)
+    return overview(argv[0])
 
 
-def work(app: App, words: list[str]) -> int:
-    """Parse the words, run the verb, print its answer; standard output is kept clean for `--json`."""
-    if words[0] in VERBS and isinstance(VERBS[words[0]], dict) and len(words) == 1:
-        print(overview(words[0]))
+def run_command(app: App, argv: list[str]) -> int:
+    """Parse `argv`, run its command and print the result; with `--json` nothing else reaches standard output."""
+    if argv[0] in COMMANDS and isinstance(COMMANDS[argv[0]], dict) and len(argv) == 1:
+        print(overview(argv[0]))
         return 0
     try:
-        command, bound, inner = app.parse_args(with_stdin(words), print_error=False, exit_on_error=False)
+        command, bound, injected = app.parse_args(with_stdin(argv), print_error=False, exit_on_error=False)
     except UnknownCommandError as error:
-        raise unknown_verb(words) from error
+        raise unknown_command(argv) from error
     except CycloptsError as error:
-        raise UsageError("invalid_arguments", explained(error, words)) from error
+        raise usage_error(error, argv) from error
     as_json = bool(bound.arguments.get("as_json"))
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        answer = command(*bound.args, **bound.kwargs, **dict.fromkeys(inner, main))
-    if isinstance(answer, CommandResult):
-        text = json.dumps(answer.data, ensure_ascii=False, default=str) if as_json else answer.text
-        # a lone surrogate, as in a file name that is not UTF-8, as its escape
+        result = command(*bound.args, **bound.kwargs, **dict.fromkeys(injected, main))
+    if isinstance(result, CommandResult):
+        text = json.dumps(result.data, ensure_ascii=False, default=str) if as_json else result.text
+        # escape lone surrogates, as in file names that are not UTF-8
         print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
-        return answer.exit_code
-    return answer if isinstance(answer, int) else 0
+        return result.exit_code
+    return result if isinstance(result, int) else 0
 
 
-def with_stdin(words: list[str]) -> list[str]:
-    """A single - in place of a text, as the name of standard input: the parser takes it for an option."""
-    if words[0] not in ("predict", "generate"):
-        return words
-    result = list(words)
-    for place, (before, word) in enumerate(pairwise(words), 1):
-        if word == "-" and (not before.startswith("--") or before in ("--json", "--force", "--text")):
+def with_stdin(argv: list[str]) -> list[str]:
+    """Replace a lone - by the path of standard input, since the parser would take it for an option."""
+    if argv[0] not in ("predict", "generate", "translate", "summarize"):
+        return argv
+    result = list(argv)
+    for place, (previous, argument) in enumerate(pairwise(argv), 1):
+        if argument == "-" and (not previous.startswith("--") or previous in ("--json", "--force", "--text")):
             result[place] = STDIN
     return result
 
 
-def unknown_verb(words: list[str]) -> UsageError:
-    """The nearest verb, or the nearest verb of a noun."""
-    inner = VERBS.get(words[0])
-    if isinstance(inner, dict):
-        return unknown_name_error(f"verb of {words[0]}", words[1], inner)
-    if today := PLANNED.get(words[0].lower()):
+def unknown_command(argv: list[str]) -> UsageError:
+    """The error for an unknown command, with the nearest known one of all or of its group."""
+    group = COMMANDS.get(argv[0])
+    if isinstance(group, dict):
+        return unknown_name_error(f"command of {argv[0]}", argv[1], group)
+    if alternative := PLANNED.get(argv[0].lower()):
         return UsageError(
             "not_implemented",
-            f"textus {words[0]} is planned and does not exist yet (see the README); today: {today}",
+            f"textus {argv[0]} is planned and does not exist yet (see the README); today: {alternative}",
         )
-    return unknown_name_error("verb", words[0], all_commands())
+    return unknown_name_error("command", argv[0], all_commands())
 
 
-def unknown_flag(error: UnknownOptionError) -> str:
-    """The flag nobody knows, and the one most like it: never --force, which would replace what it was not meant to."""
+def unknown_flag_message(error: UnknownOptionError) -> str:
+    """The message for an unknown flag, with the most similar one; never --force, which could overwrite files."""
     given = (error.token.keyword or error.token.value).partition("=")[0]
-    if today := PLANNED_FLAGS.get(given):
-        return f"unknown option {given}: {today}"
+    if alternative := PLANNED_FLAGS.get(given):
+        return f"unknown option {given}: {alternative}"
     names = [name for argument in error.argument_collection if argument.parse for name in argument.names]
-    near = difflib.get_close_matches(given, [name for name in names if name != "--force"], n=1, cutoff=CLOSE)
+    near = difflib.get_close_matches(
+        given, [name for name in names if name != "--force"], n=1, cutoff=MIN_SIMILARITY
+    )
     return f"unknown option {given}" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def explained(error: CycloptsError, words: list[str]) -> str:
-    """What is wrong with the words, and where the flags are explained."""
-    verb = " ".join(words[:2]) if " ".join(words[:2]) in flat_commands() else words[0]
+def usage_error(error: CycloptsError, argv: list[str]) -> UsageError:
+    """What is wrong with `argv`, and where the flags are documented."""
+    full_name = " ".join(argv[:2])
+    command = full_name if full_name in flat_commands() else argv[0]
     message = str(error)
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         needed = error.argument.name
-        given = needed.startswith("--") and needed in words
-        message = f"{needed} needs a value" if given else f"{verb} needs {needed}"
+        given = needed.startswith("--") and needed in argv
+        message = f"{needed} needs a value" if given else f"{command} needs {needed}"
     elif isinstance(error, UnknownOptionError):
-        message = unknown_flag(error)
+        message = unknown_flag_message(error)
     elif isinstance(error, UnusedCliTokensError):
-        message = f"{verb} does not take {' '.join(map(repr, error.unused_tokens or []))}"
+        message = f"{command} does not take {' '.join(map(repr, error.unused_tokens or []))}"
     message = message.removesuffix(".")
-    return f"{message}{'' if message.endswith('?') else ';'} see: textus {verb} --help"
+    separator = "" if message.endswith("?") else ";"
+    return UsageError("invalid_arguments", f"{message}{separator} see: textus {command} --help")
 
 
-def full_disk(error: BaseException) -> str:
-    """A disk without space, a quota or a limit on file sizes, with the file and what to do."""
+def disk_full_message(error: BaseException) -> str:
+    """The message for a full disk, an exceeded quota or a limit on file sizes, with the file and the remedy."""
     name = getattr(error, "filename", None)
     if getattr(error, "errno", None) == errno.EFBIG or f"os error {errno.EFBIG}" in str(error):
         why = "a file would be larger than may be (ulimit -f, or the file system); raise that limit"
@@ -234,8 +240,8 @@ def full_disk(error: BaseException) -> str:
     return f"{why}; a run keeps its last good checkpoint" + (f": {name}" if name else "")
 
 
-def failed(message: str, exit_code: int, code: str) -> int:
-    """One line on standard error, with the code at its end; the traceback too where TEXTUS_DEBUG is set."""
+def print_error(message: str, exit_code: int, code: str) -> int:
+    """Print one line to standard error that ends with the code, after the traceback if TEXTUS_DEBUG is set."""
     if os.environ.get("TEXTUS_DEBUG"):
         import traceback
 

@@ -1,4 +1,4 @@
-"""What the commands share: their result, flags that several of them take, and flags made of request objects."""
+"""Shared by the commands: their result, common flags, and flags made from request objects."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from textus.core.requests import (
     to_toml,
 )
 from textus.data.read_options import ReadOptions
-from textus.tasks.config import TaskOverrides
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """The result of a command: `data` is the one object of `--json`, `text` is the same for people."""
+    """The result of a command: `data` is the one object of `--json`, `text` the same for the terminal."""
 
     data: dict[str, Any]
     text: str
@@ -45,7 +44,7 @@ def option(help: str, name: str | None = None, metavar: str | None = None) -> Pa
 
 
 def field_option(request: type, name: str) -> Parameter:
-    """The flag of one field of a request object, for commands that take it alone."""
+    """The flag of one field of a request object, for commands that take only this one."""
     (match,) = (option_field for option_field in options_of(request) if option_field.name == name)
     return option(match.metadata["help"], flag_of(match), match.metadata["metavar"])
 
@@ -77,7 +76,6 @@ Columns = Annotated[str | None, field_option(ReadOptions, "columns")]
 Encoding = Annotated[str | None, field_option(ReadOptions, "encoding")]
 SkipInvalid = Annotated[str | None, field_option(ReadOptions, "skip_invalid")]
 Overrides = Annotated[list[str] | None, field_option(requests.Overrides, "overrides")]
-TaskSettings = Annotated[list[str] | None, field_option(TaskOverrides, "overrides")]
 TaskName = Annotated[str | None, option("Which task, of runs with several.", "--task", "NAME")]
 
 
@@ -85,8 +83,8 @@ TaskName = Annotated[str | None, option("Which task, of runs with several.", "--
 
 
 class ConfigCommand:
-    """A command whose parameter `config` is a request object: its fields become flags, and with them come --config and
-    --print-config. The request is made of the flags, then of the file, then of the defaults.
+    """A command whose parameter `config` is a request object: its fields become flags, next to --config and
+    --print-config. Flags have precedence over the file, the file over the defaults.
 
     The request class is imported, and the flags are made, when the command is parsed.
     """
@@ -97,7 +95,7 @@ class ConfigCommand:
 
     @cached_property
     def request(self) -> Any:
-        """The request class, by the name that the command's annotation has."""
+        """The request class, by the name in the command's annotation."""
         return getattr(import_module(self.module), self.command.__annotations__["config"])
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Write the pages that are made of the code: python -m textus.cli.reference docs"""
+"""Write the pages that are generated from the code: python -m textus.cli.reference docs"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Findings in the words of a terminal: each function turns the JSON values of a verb into a few lines."""
+"""Results for the terminal: each function turns the JSON result of a command into a few lines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def render_trace(trace: Mapping[str, Any]) -> str:
 
 
 def figures(title: str, result: Mapping[str, Any]) -> str:
-    """A title and a value a line, nested ones indented; the fallback for any finding."""
+    """A title and one value per line, nested ones indented; for results without a layout of their own."""
     return "\n".join([title, *indented(result)])
 
 
@@ -62,7 +62,7 @@ def label(key: str) -> str:
 
 
 def plain(value: Any) -> str:
-    """A small value in one line: mappings as 'name: value', but for a figure with its interval."""
+    """A small value in one line: a mapping as 'name value, …', a figure with its interval."""
     if isinstance(value, Mapping) and not {"value", "low", "high"} <= value.keys():
         return ", ".join(
             f"{label(key)} {format_value(item) if not isinstance(item, Mapping) else plain(item)}"
@@ -72,7 +72,7 @@ def plain(value: Any) -> str:
 
 
 def history(result: Mapping[str, Any]) -> str:
-    """How a run came to be, for `show`: what its record has next to the model itself."""
+    """How a run was made, for `show`: what its record has in addition to the model."""
     facts = (
         "task",
         "labels",
@@ -123,30 +123,30 @@ def evaluation(result: Mapping[str, Any]) -> str:
 
 
 MOST_SHOWN = 60
-"""Characters of a row's text next to its answer."""
+"""Characters shown of a row's text."""
 
 
-def answers(rows_out: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The output of `predict`: a row an answer, of a file with the row's text."""
+def predictions(results: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The output of `predict`: one line per prediction, for a file with the row's text."""
     lines = []
-    for number, answer in enumerate(rows_out):
-        line = {name: shown(value) for name, value in answer.items() if name != "probabilities"}
-        line |= {"label": label_shown(line["label"])} if "label" in line else {}
+    for number, prediction in enumerate(results):
+        line = {name: to_cell(value) for name, value in prediction.items() if name != "probabilities"}
+        line |= {"label": label_text(line["label"])} if "label" in line else {}
         if rows:
             known = [name for name in ("line", "entry", "record", "id") if name in line]
             places: dict[str, Any] = {name: str(line.pop(name)) for name in known}
-            line = {**places, "text": shortened(text_in(rows[number])), **line}
+            line = {**places, "text": shorten(row_text(rows[number])), **line}
         lines.append(line)
     return text_table(lines) if lines else "no rows"
 
 
-def label_shown(label: Any) -> str:
-    """The label of a class as its file has it: 2020 is no amount."""
+def label_text(label: Any) -> str:
+    """The label of a class as the file has it: 2020 without a thousands separator."""
     return label if isinstance(label, str) else json.dumps(label)
 
 
-def text_in(row: Mapping[str, Any]) -> str:
-    """What of a row's fields a person knows it by."""
+def row_text(row: Mapping[str, Any]) -> str:
+    """The text of a row's fields by which a reader recognizes it."""
     for names in (
         ("text", "text_pair"),
         ("question",),
@@ -159,27 +159,27 @@ def text_in(row: Mapping[str, Any]) -> str:
     return " ".join(map(str, tokens)) if isinstance(tokens, list) else ""
 
 
-def shortened(text: str, most: int = MOST_SHOWN) -> str:
+def shorten(text: str, most: int = MOST_SHOWN) -> str:
     """The beginning of a text on one line."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
-def shown(value: Any) -> Any:
-    """A value of an answer in a cell: lists with commas, an entity with its type and place."""
+def to_cell(value: Any) -> Any:
+    """A value as a table cell: a list joined by commas, an entity with its type and offsets."""
     if isinstance(value, list):
-        return ", ".join(map(label_shown, map(shown, value)))
+        return ", ".join(map(label_text, map(to_cell, value)))
     if isinstance(value, Mapping) and {"text", "label", "start", "end"} <= value.keys():
         return f"{value['text']} ({value['label']} {value['start']}–{value['end']})"
     if isinstance(value, Mapping) and {"head", "relation", "tail"} <= value.keys():
-        return f"{shown(value['head'])} – {value['relation']} → {shown(value['tail'])}"
+        return f"{to_cell(value['head'])} – {value['relation']} → {to_cell(value['tail'])}"
     return value
 
 
 def triples(result: Mapping[str, Any]) -> str:
-    """The output of `triples`: a row a triple, the first of many."""
+    """The output of `triples`: one line per triple, at most `MOST_TRIPLES`."""
     rows = [
-        {"triple": shown(triple), "probability": triple["probability"], "document": triple["document"]}
+        {"triple": to_cell(triple), "probability": triple["probability"], "document": triple["document"]}
         for triple in result["triples"]
     ]
     more = [f"and {len(rows) - MOST_TRIPLES:,} more"] if len(rows) > MOST_TRIPLES else []
@@ -191,7 +191,7 @@ def task_scores(result: Mapping[str, Any]) -> str:
     """The output of `evaluate` of fine-tuned runs: figures, baselines, members, slices, classes, first mistakes."""
     apart = (
         "run", "runs", "on", "classes", "targets", "confusion", "mistakes", "baselines", "members", "slices",
-        "reliability", "entity_classes",
+        "reliability", "entity_classes", "answers",
     )  # fmt: skip
     main = {name: value for name, value in result.items() if name not in apart and value is not None}
     lines = [figures(f"{result['run']} on {result['on']}", main)]
@@ -202,12 +202,13 @@ def task_scores(result: Mapping[str, Any]) -> str:
         tables.append(classes)
     lines += [text_table(rows) for rows in tables if rows]
     for mistake in result.get("mistakes", [])[:3]:
-        how = (
-            f"{mistake['times']} times"
-            if "times" in mistake
-            else f"off by {format_value(mistake.get('off'))}"
-        )
-        how = f"{mistake['probability']:.2f}" if "probability" in mistake else how
+        forms = {
+            "probability": "{:.2f}",
+            "times": "{} times",
+            "rouge_l": "ROUGE-L {:.2f}",
+            "off": "off by {:.4g}",
+        }
+        how = next((form.format(mistake[name]) for name, form in forms.items() if name in mistake), "")
         line = f"{mistake['label']}, answered {mistake['answer']} ({how})"
         own = f" (id {mistake['id']})" if mistake.get("id") is not None else ""
         lines.append(f"  {mistake['where']}{own}: {line}: {mistake['text'][:80]}")
@@ -215,7 +216,7 @@ def task_scores(result: Mapping[str, Any]) -> str:
 
 
 def robustness(result: Mapping[str, Any]) -> str:
-    """The output of `robustness`: the plain figure, then a row a change."""
+    """The output of `robustness`: the plain figure, then one row per change."""
     name = result["figure"]
     title = f"{result['run']} on {result['on']}: {label(name)} {format_value(result[name])} of {result['rows']:,} rows"
     shown = [{label(key): value for key, value in row.items()} for row in result["changes"]]
@@ -229,7 +230,7 @@ def fewshot(result: Mapping[str, Any]) -> str:
 
 
 def comparison(result: Mapping[str, Any]) -> str:
-    """The output of `compare`: a row a run, and which is better."""
+    """The output of `compare`: one row per run, and which is better."""
     rows = [
         {
             "rank": row["rank"],
@@ -253,7 +254,7 @@ COSTS = ("parameters", "seconds", "weights_bytes", "peak_memory_bytes", "rows_tr
 
 
 def task_comparison(result: Mapping[str, Any]) -> str:
-    """The output of `compare` of fine-tuned runs: a row a run, and which is better."""
+    """The output of `compare` of fine-tuned runs: one row per run, and which is better."""
     rows = [
         {label(name): value for name, value in row.items() if name not in ("task", *COSTS)}
         | {

@@ -101,27 +101,33 @@ def resume(
 
 
 def training_summary(run: Any) -> CommandResult:
-    """The last lines of training: where the run is, how good it is, what to try next."""
+    """The last lines of training: the run, how good it is, what to try next."""
     from textus.cli.render import plain
     from textus.reporting.format import format_bytes
 
     facts = {
         name: run.record.get(name) for name in ("task", "family", "steps", "seed", "best", "cpu_seconds")
     }
-    if most := run.record.get("peak_memory_bytes"):
-        facts["memory"] = format_bytes(most)
+    if peak := run.record.get("peak_memory_bytes"):
+        facts["memory"] = format_bytes(peak)
     known = {name: value for name, value in facts.items() if value is not None}
-    tries = [f"textus evaluate {run.path}"]
+    next_steps = [f"textus evaluate {run.path}"]
     if len(run.tasks) > 1:
         known["task"] = ", ".join(run.tasks)
     if run.tasks:
         what = "FILE" if run.tasks[0] == "relations" else '"…"'
         which = f" --task {run.tasks[0]}" if len(run.tasks) > 1 else ""
-        tries = [f"textus predict {run.path}{which} {what}", f"textus evaluate {run.path}{which} --on TEST"]
+        next_steps = [
+            f"textus predict {run.path}{which} {what}",
+            f"textus evaluate {run.path}{which} --on TEST",
+        ]
+    elif run.supports_chat:
+        next_steps = [f"textus chat {run.path}", f"textus evaluate {run.path} --on TEST"]
     elif run.model.capabilities.can_generate:
-        tries.insert(0, f'textus generate {run.path} "Once upon a time"')
-    tried = "   or: ".join(tries)
-    return CommandResult({"run": str(run.path), **known}, f"{run.path}: {plain(known)}\nnext: {tried}")
+        next_steps.insert(0, f'textus generate {run.path} "Once upon a time"')
+    return CommandResult(
+        {"run": str(run.path), **known}, f"{run.path}: {plain(known)}\nnext: {'   or: '.join(next_steps)}"
+    )
 
 
 def bench(

@@ -1,4 +1,4 @@
-"""The command `validate`: labelled rows are checked before a model is trained on them."""
+"""The command `validate`: check labelled rows before a model is trained on them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def validate(data: Rows, /, *, config: ValidateConfig, as_json: Json = False) ->
 
 
 def page(report: dict[str, Any]) -> list[str]:
-    """The lines for people; rows that cannot be used for one reason share a line."""
+    """The lines for the terminal; rows that cannot be used for the same reason share one."""
     from textus.data.skipping import BadRow, group_by_reason
 
     lines = []
@@ -61,7 +61,7 @@ def page(report: dict[str, Any]) -> list[str]:
 
 
 def next_step(report: dict[str, Any], given: list[str]) -> str:
-    """What to do now: the `finetune` that reads the rows as they were checked, with the flags that were `given`."""
+    """The next command: a `finetune` that reads the rows as they were checked, with the flags that were `given`."""
     remedy, more = remedy_of(report)
     command = ["textus", "finetune", report["data"], *given]
     if not {"--from", "--model"} & set(given):
@@ -70,7 +70,7 @@ def next_step(report: dict[str, Any], given: list[str]) -> str:
 
 
 def remedy_of(report: dict[str, Any]) -> tuple[str, str]:
-    """What to do before a model is trained, and the flag that leaves bad rows out, where that can help."""
+    """What to do before training, and the flag that leaves bad rows out if that helps."""
     if report["ok"]:
         return "", ""
     whole_file = any(error["where"] == error["file"] for error in report["errors"])

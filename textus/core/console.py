@@ -22,14 +22,17 @@ _gathered: ContextVar[MergedNotices | None] = ContextVar("gathered", default=Non
 def log_notice(*parts: str | int, first: str = "") -> None:
     """One line for the person at the terminal, of texts and counts; standard output stays free for results.
 
-    Of many batches' notices those of the same texts are one (`merge_notices`), their counts summed. `first` ends
-    the line with the first place, as in "the first is a.csv: line 3".
+    Of many batches' notices those of the same texts are one (`merge_notices`), their counts summed. A notice whose
+    first count is 0 is not shown; so a total such as "3 of 300" includes batches without a hit. `first` ends the line
+    with the first place, as in "the first is a.csv: line 3".
     """
     if (gathered := _gathered.get()) is not None:
         key = tuple(part if isinstance(part, str) else None for part in parts)
         added = [part for part in parts if not isinstance(part, str)]
         before, place = gathered.get(key, ([0] * len(added), first))
-        gathered[key] = [a + b for a, b in zip(before, added, strict=True)], place
+        gathered[key] = [a + b for a, b in zip(before, added, strict=True)], place or first
+        return
+    if next((part for part in parts if isinstance(part, int)), 1) == 0:
         return
     line = "".join(part if isinstance(part, str) else f"{part:,}" for part in parts)
     print(to_printable(line + (f"; {first}" if first else ""), keep="\n\t"), file=sys.stderr, flush=True)

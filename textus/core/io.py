@@ -288,14 +288,13 @@ def check_output_dir(out: Path, *, force: bool = False, kind: str = "run") -> No
             " that are not UTF-8); choose another --out",
         )
     remove_stale_files(out)
-    if not out.exists():
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not force:
-        raise UsageError(
-            "already_exists", f"{out} exists already; choose another --out, or --force to replace this {kind}"
-        )
     actual = folder_kind(out)
-    if actual != kind and not (out.is_dir() and not any(out.iterdir())):
+    if not force:
+        hint = f", or --force to replace this {kind}" if actual == kind else ""
+        raise UsageError("already_exists", f"{out} exists already; choose another --out{hint}")
+    if actual != kind:
         what = f"holds a {actual}" if actual else f"is no {kind}"
         raise UsageError(
             "already_exists", f"{out} {what}, so it is not replaced even with --force; choose another --out"

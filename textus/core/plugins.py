@@ -1,9 +1,15 @@
 """What installed packages add to Textus: model families, tasks and commands, by entry points.
 
-A package registers a family in its pyproject.toml::
+A package registers them in its pyproject.toml::
 
     [project.entry-points."textus.families"]
     tiny = "my_package.model:Tiny"
+
+    [project.entry-points."textus.tasks"]
+    my-task = "my_package.task:MyTask"
+
+    [project.entry-points."textus.commands"]
+    my-command = "my_package.cli:my_command"
 """
 
 from __future__ import annotations

@@ -10,11 +10,16 @@ from typing import Any
 from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import BROKEN, decode, detect_encoding
-from textus.data.corpus.documents import SkippedItem, UnreadableError
+from textus.data.corpus.documents import (
+    MissingColumnError,
+    SkippedItem,
+    UnreadableError,
+    translate_read_errors,
+)
 from textus.data.corpus.readers import read_source
 from textus.data.corpus.repair import replace_surrogates, split_parts
 from textus.data.corpus.sources import COMPRESSED, KINDS, TARS, Source, read_blocks, scan
-from textus.data.corpus.tables import MissingColumnError, ReadConfig, parse_columns, silent
+from textus.data.corpus.tables import ReadConfig, parse_columns, silent
 
 
 @dataclass(frozen=True)
@@ -69,15 +74,11 @@ def read_text(path: Path | str, encoding: str = "") -> EvalText:
     source = Source(
         str(path), "text", lambda: path.open("rb"), path.suffix if path.suffix in COMPRESSED else ""
     )
-    try:
+    with translate_read_errors(path, "; give a text file, plain or .gz"):
         n_bytes = sum(map(len, read_blocks(source)))
         detected = detect_encoding(read_blocks(source), encoding=encoding)
-    except UnreadableError as error:
-        raise DataError(
-            error.code, f"{path} cannot be read: {error}; give a text file, plain or .gz"
-        ) from error
     if not n_bytes:
-        raise DataError("empty_data", f"{path} is empty; there is nothing to measure on")
+        raise DataError("empty_data", f"{path} is empty; give a file with text")
     if detected.origin == "guessed":
         log_notice(f"{path} is not UTF-8: read as {detected.codec}")
     return EvalText(str(path), n_bytes, lambda: _file_chunks(source, detected.codec))
@@ -140,16 +141,12 @@ def iter_documents(path: Path, reading: ReadConfig, left_out: list[SkippedItem])
         if isinstance(source, SkippedItem):
             left_out.append(source)
             continue
-        try:
+        with translate_read_errors(source.name):
             for row in read_source(source, reading):
                 if isinstance(row, SkippedItem):
                     left_out.append(row)
                 else:
                     yield from chunk_document(replace_broken(row.blocks, reading, source.name))
-        except MissingColumnError as error:
-            raise DataError(error.code, f"{source.name} {error}") from error
-        except UnreadableError as error:
-            raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
 
 
 def replace_broken(blocks: Iterable[str], reading: ReadConfig, name: str) -> Iterator[str]:

@@ -20,10 +20,10 @@ from textus.core.console import log_notice
 from textus.core.errors import DataError, TextusError, UsageError
 from textus.data.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, from_bom
 from textus.data.corpus.dialects import RowProblem, detect_line_end, split_lines
+from textus.data.corpus.documents import translate_read_errors
 from textus.data.corpus.sources import Source
 from textus.data.corpus.tables import (
     ColumnNaming,
-    MissingColumnError,
     PlacedRow,
     ReadConfig,
     Row,
@@ -363,14 +363,12 @@ def to_records(rows: Sequence[dict[str, Any]], columns: str | None = None) -> li
     result: list[Record] = []
     problems: list[RowProblem] = []
     broken = BrokenCharacters()
-    try:
+    with translate_read_errors("the rows:"):
         for item in ColumnNaming(parse_columns(columns), log_notice).rename(placed):
             if isinstance(item, RowProblem):
                 problems.append(item)
             else:
                 result.append(broken.clean(Record(item.row, item.where)))
-    except MissingColumnError as error:
-        raise DataError(error.code, f"the rows: {error}") from error
     if problems:
         raise unreadable_rows_error(problems)
     broken.report()

@@ -29,13 +29,13 @@ from textus.data.corpus.dialects import (
     split_lines,
     strip_line_end,
 )
-from textus.data.corpus.documents import SkippedItem, UnreadableError
+from textus.data.corpus.documents import SkippedItem, UnreadableError, translate_read_errors
+from textus.data.corpus.pdf_docx import read_pdf_or_docx
 from textus.data.corpus.readers import read_page
 from textus.data.corpus.repair import replace_surrogates, to_nfc
 from textus.data.corpus.sources import TARS, Source, scan
 from textus.data.corpus.tables import (
     TABLES,
-    MissingColumnError,
     ReadConfig,
     Row,
     parse_columns,
@@ -44,7 +44,7 @@ from textus.data.corpus.tables import (
     silent,
 )
 
-__all__ = ["Record", "Row", "RowProblem", "clean_text", "parse_columns", "read_records", "stream_records"]
+__all__ = ["Record", "Row", "RowProblem", "clean_text", "parse_columns", "stream_records"]
 
 SHOWN_PLACES = 5
 """So many places of bad rows are listed in an error."""
@@ -56,29 +56,6 @@ class Record:
 
     values: Row
     where: str
-
-
-def read_records(
-    path: Path,
-    columns: Mapping[str, str] | None = None,
-    *,
-    encoding: str = "",
-    delimiter: str = "",
-    problems: list[RowProblem] | None = None,
-    quiet: bool = False,
-) -> list[Record]:
-    """All rows of `stream_records`; each file is read from the disk once and kept in memory while it is parsed."""
-    return list(
-        stream_records(
-            path,
-            columns,
-            encoding=encoding,
-            delimiter=delimiter,
-            problems=problems,
-            quiet=quiet,
-            in_memory=True,
-        )
-    )
 
 
 def held_in_memory(source: Source) -> Source:
@@ -105,7 +82,8 @@ def stream_records(
     """The rows of a file, of the files of an archive or folder, or of a folder with a subfolder for each class.
 
     `columns` come from `parse_columns`; `encoding` and `delimiter` override detection. Unreadable rows are appended to
-    `problems` and left out. Guesses, omissions and repairs are reported unless `quiet`. Raises DataError for a file
+    `problems` and left out. Guesses, omissions and repairs are reported unless `quiet`. With
+    `in_memory` each file is read from the disk once and kept while it is parsed. Raises DataError for a file
     that is missing, damaged, empty or holds no rows, and without `problems` for unreadable rows.
     """
     if kind := folder_kind(Path(path)):
@@ -247,26 +225,25 @@ def read_source_records(
     row_source: RowSource, reading: ReadConfig, dropped: list[SkippedItem]
 ) -> Iterator[Record | RowProblem]:
     """The rows of one file. Raises DataError for one that is damaged or holds none; a text of a class is left out."""
-    source = row_source.source
-    try:
-        if row_source.label is not None:
-            yield Record({"text": read_source_text(source, reading), "label": row_source.label}, source.name)
-            return
+    source, label = row_source.source, row_source.label
+    if label is not None:
+        try:
+            yield Record({"text": read_source_text(source, reading), "label": label}, source.name)
+        except UnreadableError as error:
+            dropped.append(SkippedItem(source.name, "unreadable", str(error)))
+        return
+    with translate_read_errors(source.name):
         for row in read_source_rows(source, reading):
             if isinstance(row, RowProblem):
                 yield replace(row, where=f"{source.name}: {row.where}")
             else:
                 yield Record(row[1], f"{source.name}: {row[0]}")
-    except MissingColumnError as error:
-        raise DataError(error.code, f"{source.name} {error}") from error
-    except UnreadableError as error:
-        if row_source.label is None:
-            raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
-        dropped.append(SkippedItem(source.name, "unreadable", str(error)))
 
 
 def read_source_text(source: Source, reading: ReadConfig) -> str:
     """The text of a file of a class."""
+    if source.kind in ("pdf", "docx"):
+        return read_pdf_or_docx(source)
     page = source.kind == "html"
     _, text = open_text(source, encoding=reading.encoding, page=page)
     return "".join(read_page(source, text, ()).blocks if page else text)
@@ -277,7 +254,7 @@ def read_source_rows(source: Source, reading: ReadConfig) -> Iterator[tuple[str,
     by_token = "tokens" in reading.columns.values()
     if source.kind in TABLES and not (by_token and reading.by_position):
         return read_rows(source, reading)
-    if source.kind == "html":
+    if source.kind in ("html", "pdf", "docx"):
         raise UnreadableError(
             "unsupported_format", "a page holds no rows; give csv, tsv, jsonl, json, parquet or CoNLL columns"
         )

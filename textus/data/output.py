@@ -240,7 +240,7 @@ class OutputLayout:
         self.names = list(dict.fromkeys([*self.places.values(), *fields, *self.answer.values()]))
         if changed := {name: other for name, other in self.answer.items() if name != other}:
             log_notice(
-                f"the file has {', '.join(changed)} of its own: the answers are in {', '.join(changed.values())}"
+                f"the file already has a column {', '.join(changed)}: predictions are in {', '.join(changed.values())}"
             )
 
     def row(self, record: Record, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,22 +39,27 @@ class FileOptions(RequestBase):
             check_encoding(self.encoding)
 
     def stream(
-        self, path: Path, *, quiet: bool = False, problems: list[RowProblem] | None = None
+        self,
+        path: Path,
+        *,
+        quiet: bool = False,
+        problems: list[RowProblem] | None = None,
+        in_memory: bool = False,
     ) -> Iterator[Record]:
         """The rows of a file; see `data.labeled.stream_records`."""
         from textus.data.corpus.tables import parse_columns
         from textus.data.labeled import stream_records
 
         columns, encoding = parse_columns(self.columns), self.encoding or ""
-        return stream_records(path, columns, encoding=encoding, quiet=quiet, problems=problems)
+        return stream_records(
+            path, columns, encoding=encoding, quiet=quiet, problems=problems, in_memory=in_memory
+        )
 
-    def records(self, path: Path, problems: list[RowProblem] | None = None) -> list[Record]:
-        """All rows of a file."""
-        from textus.data.corpus.tables import parse_columns
-        from textus.data.labeled import read_records
-
-        columns, encoding = parse_columns(self.columns), self.encoding or ""
-        return read_records(path, columns, encoding=encoding, problems=problems)
+    def records(
+        self, path: Path, problems: list[RowProblem] | None = None, *, quiet: bool = False
+    ) -> list[Record]:
+        """All rows of a file, which is read from the disk once."""
+        return list(self.stream(path, quiet=quiet, problems=problems, in_memory=True))
 
 
 @dataclass(frozen=True)

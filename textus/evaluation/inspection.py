@@ -35,6 +35,7 @@ EXTRAS = {
     "augment": ("jieba", "pypinyin"),
     "tune": ("optuna",),
     "search": ("usearch", "bm25s"),
+    "metrics": ("sacrebleu", "rouge_score"),
 }
 """Extra → the modules it installs."""
 HEADS = "heads"

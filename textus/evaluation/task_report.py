@@ -26,6 +26,7 @@ from textus.data.output import OutputLayout
 from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.data.skipping import drop_unusable
 from textus.evaluation.comparison import training_curves
+from textus.evaluation.text_baselines import text_baselines
 from textus.finetuning.data import LabelledFile, fingerprint_of, read_file, recorded_config
 from textus.finetuning.finetune import start
 from textus.metrics.resampling import interval, paired_bootstrap
@@ -41,6 +42,7 @@ from textus.tasks.prediction import answer_columns, flatten_prediction
 from textus.tasks.registry import task_from_record
 from textus.tasks.reporting import metrics_with_intervals
 from textus.tasks.rows import drop_rejected
+from textus.tasks.text2text import Text2Text
 
 LINEAR = "TF-IDF + linear"
 BASELINE_FOLDER = "baselines"
@@ -204,6 +206,10 @@ def baselines(
     others: dict[str, Sequence[Any]] = {}
     if (majority := rows.task.majority_baseline(rows.examples)) is not None:
         others[rows.task.baseline_name] = majority
+    if isinstance(rows.task, Text2Text):
+        others |= text_baselines(
+            rows.task.settings.goal, [example.texts[0] for example in rows.examples], training_pairs(file)
+        )
     if rows.task.baseline_family not in (None, record["family"]) and (
         trained := baseline_run(run, record, file)
     ):
@@ -216,6 +222,17 @@ def baselines(
         }
         for name, theirs in others.items()
     }
+
+
+def training_pairs(file: LabelledFile | None) -> list[tuple[str, str]]:
+    """Source and target of training rows; none where these are missing or changed, which is reported."""
+    if file is None:
+        log_notice("skipping the baselines made of training rows: these are missing or were changed")
+        return []
+    task = Text2Text(Text2Text.config(), [])
+    with merge_notices(show=False):
+        examples = task.make_examples(file.records, labelled=True)
+    return [(example.texts[0], str(example.label)) for example in examples]
 
 
 def baseline_run(run: Path, record: RunRecord, file: LabelledFile | None = None) -> Path | None:

@@ -69,7 +69,7 @@ def parse_extra_tasks(
     return tuple(extras.values())
 
 
-GROUPS = ("model", "train", "optim", "choices", "task", "augment", "method", "mix")
+GROUPS = ("model", "train", "optim", "compute", "task", "augment", "method", "mix")
 """Groups of settings that `overrides` may name."""
 
 

@@ -15,8 +15,7 @@ from textus.core.errors import DataError
 from textus.core.io import fingerprint
 from textus.core.rng import uniform
 from textus.data.corpus.dialects import RowProblem
-from textus.data.corpus.tables import parse_columns
-from textus.data.labeled import Record, read_records
+from textus.data.labeled import Record
 from textus.data.skipping import BadRow, BadRows, drop_unusable
 from textus.finetuning.config import FinetuneConfig
 from textus.runs.record import RunRecord
@@ -68,7 +67,7 @@ def read_data(
     held = others[0] if others else []
     if not request.dev:
         records, held = hold_out(cls, settings, records, request)
-    records, held = without_copies(records, held)
+    records, held = drop_copies(records, held)
     task = cls.from_records(settings, records)
     if augment:
         records = augment_records(records, augment)
@@ -96,8 +95,7 @@ def read_files(request: FinetuneConfig) -> list[LabelledFile]:
 def read_file(path: Path, request: FinetuneConfig, *, quiet: bool = False) -> LabelledFile:
     """The accepted rows of a file and those that cannot be read; `quiet`: nothing is reported."""
     problems: list[RowProblem] = []
-    columns = parse_columns(request.columns)
-    records = read_records(path, columns, encoding=request.encoding or "", problems=problems, quiet=quiet)
+    records = request.records(path, problems, quiet=quiet)
     if path == request.data:
         records, problems = drop_held_out_files(path, records, problems)
     return LabelledFile(list(drop_rejected(records)), problems)
@@ -142,9 +140,9 @@ def hold_out(
     try:
         kinds = cls.strata(settings, originals)
     except DataError:  # the task names the rows that are wrong
-        return parted(records, request.seed, cls.group_fields)
+        return split_rows(records, request.seed, cls.group_fields)
     can_split = lambda train, held: cls.can_split(settings, train, held)  # noqa: E731
-    train, held = parted(records, request.seed, cls.group_fields, kinds=kinds, can_split=can_split)
+    train, held = split_rows(records, request.seed, cls.group_fields, kinds=kinds, can_split=can_split)
     if not can_split(train, held) and can_split(originals, originals):
         raise DataError(
             "too_few_rows",
@@ -154,7 +152,7 @@ def hold_out(
     return train, held
 
 
-def parted(
+def split_rows(
     records: list[Record],
     seed: int,
     together: tuple[str, ...] = (),
@@ -169,8 +167,8 @@ def parted(
     can use the parts, else others are looked for.
     """
     originals = [record for record in records if "augmented" not in record.values]
-    groups = grouped(originals, seed, together)
-    held = drawn(groups, kinds)
+    groups = group_rows(originals, seed, together)
+    held = draw_held_out(groups, kinds)
 
     def parts(held: set[int]) -> tuple[list[Record], list[Record]]:
         origins = {origin_id(originals[place].values) for place in held}
@@ -185,11 +183,11 @@ def parted(
         )
 
     if can_split and not can_split(*parts(held)) and can_split(originals, originals):
-        held = next((other for other in others(groups, held) if can_split(*parts(other))), held)
+        held = next((other for other in alternative_splits(groups, held) if can_split(*parts(other))), held)
     return parts(held)
 
 
-def grouped(records: Sequence[Record], seed: int, together: tuple[str, ...]) -> Groups:
+def group_rows(records: Sequence[Record], seed: int, together: tuple[str, ...]) -> Groups:
     """The places of rows that are held out together, by the hash of what they share. Where all rows share it, by the
     whole row's text, and where all rows share that too, one by one.
     """
@@ -213,7 +211,7 @@ def grouped(records: Sequence[Record], seed: int, together: tuple[str, ...]) -> 
     return [groups[key] for key in order]
 
 
-def drawn(groups: Groups, kinds: Sequence[Any] | None) -> set[int]:
+def draw_held_out(groups: Groups, kinds: Sequence[Any] | None) -> set[int]:
     """The places of the groups that come first, a tenth of all rows as nearly as they allow, at least one group and not
     all; of each kind some are left.
     """
@@ -234,7 +232,7 @@ def drawn(groups: Groups, kinds: Sequence[Any] | None) -> set[int]:
     return held
 
 
-def others(groups: Groups, held: set[int]) -> Iterator[set[int]]:
+def alternative_splits(groups: Groups, held: set[int]) -> Iterator[set[int]]:
     """Other choices than `held`, the nearest first: another group in place of one, one group more, two more."""
     out = [group for group in groups if held.isdisjoint(group)]
     inside = [group for group in groups if held.issuperset(group)]
@@ -245,7 +243,7 @@ def others(groups: Groups, held: set[int]) -> Iterator[set[int]]:
     return (choice for choice in chain(exchanged, one_more, two_more) if len(choice) < n_rows)
 
 
-def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Record], list[Record]]:
+def drop_copies(records: list[Record], held: list[Record]) -> tuple[list[Record], list[Record]]:
     """Both parts without copies (`textus augment`) of rows held out: these are measured as they were written, and
     they are not trained on. What is left out is reported.
     """
@@ -257,7 +255,7 @@ def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Reco
     return kept, originals
 
 
-def source(request: FinetuneConfig, data: TaskData) -> dict[str, Any]:
+def data_record(request: FinetuneConfig, data: TaskData) -> dict[str, Any]:
     """Where the data came from, how it was read, and a fingerprint of its content."""
     how = {"skip_invalid": request.skip_invalid, "encoding": request.encoding}
     return {

@@ -23,16 +23,16 @@ from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import check_output_dir, fingerprint
 from textus.core.requests import request_values
 from textus.core.rng import derive_seed
-from textus.finetuning import solved
+from textus.finetuning import solved, text_training
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import (
     LabelledFile,
     TaskData,
+    data_record,
     fingerprint_of,
     read_data,
     read_files,
     recorded_config,
-    source,
 )
 from textus.finetuning.length import in_words, settings_of
 from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
@@ -45,29 +45,26 @@ from textus.runs.record import RunRecord
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.tasks.base import EncodedExample, Task, has_blanks, joined_text
 from textus.tasks.encoding import ExampleLoader, encode_examples, input_template
+from textus.tasks.generation import GenerationTask
 from textus.tasks.inference import add_head, head_loss
 from textus.tasks.multitask import MixSettings, MultitaskLoader
-from textus.tasks.registry import record_for_task, task_class, task_names
+from textus.tasks.registry import record_for_task, task_class, trained_tasks
 from textus.training.autotune import fast_bf16
 from textus.training.gradients import GradientAccumulator
 from textus.training.planner import model_values
 from textus.training.pretrain import (
     TrainingSetup,
-    one_thread,
-    same_weights,
-    take_weights,
+    check_same_weights,
+    copy_weights,
+    set_up_process,
     train_to_end,
-    weights_sum,
+    weights_sha256,
 )
 from textus.training.trainer import ComputeConfig, Evaluate, TrainSettings, check_patience
 
-SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
-"""Size of a model that is not begun from a run."""
-
-
-Parts = dict[str, TaskData]
+DataByHead = dict[str, TaskData]
 """Each task that is learned, by the name of its head."""
-RowsOfBoth = tuple[list[EncodedExample], list[EncodedExample]]
+TrainDevRows = tuple[list[EncodedExample], list[EncodedExample]]
 """What is learned from and what chooses the weights, as ids."""
 
 
@@ -87,8 +84,9 @@ def data_of(
 
 
 def augment_settings(request: FinetuneConfig) -> AugmentConfig | None:
-    """How the rows to learn from are augmented, if requested; paths are whole, so that the run can be resumed"
-    " elsewhere."""
+    """How the rows to learn from are augmented, if requested; paths are whole, so that the run can be resumed
+    elsewhere.
+    """
     if not (assignments := request.overrides_for("augment")):
         return None
     settings = apply_overrides(AugmentConfig(seed=request.seed), assignments)
@@ -112,30 +110,31 @@ def start(
     """Fine-tune to the end; returns `out`. `watch` is called with each evaluation; `files`: the parsed files of tasks,
     by the name of their head, where the caller has read them.
 
-    Raises UsageError for words that are wrong, and DataError for data that cannot be used, before anything is written.
+    Raises UsageError for invalid options, and DataError for data that cannot be used, before anything is written.
     """
-    one_thread()
+    set_up_process()
     request.check()
     augment, requests = augment_settings(request), request.per_task()
     parts = {
         name: data_of(name, request_of_task, augment, (files or {}).get(name))
         for name, request_of_task in requests.items()
     }
-    family, config, tokenizer = beginning(request, parts)
+    text_training.check_options([data.task for data in parts.values()], augment is not None)
+    family, config, tokenizer = choose_base_model(request, parts)
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
     train = settings_for(request, family, parts, rows)
-    choices = choices_for(request, family, config)
-    if request.method == "lora" and choices.step == "native":
+    compute = choose_compute(request, family, config, parts)
+    if request.method == "lora" and compute.step == "native":
         raise UsageError(
             "conflicting_options",
-            "choices.step=native: the kernels read whole weights, not the adapters of --method lora",
+            "compute.step=native: the kernels read whole weights, not the adapters of --method lora",
         )
     check_output_dir(out, force=force)
     record: RunRecord = {
         "family": family,
         "config": to_dict(config),
         "settings": to_dict(train),
-        "compute": asdict(choices),
+        "compute": asdict(compute),
         "seed": request.seed,
         "request": request_values(request),
         **task_record(parts[request.task]),  # type: ignore[typeddict-item]
@@ -143,16 +142,16 @@ def start(
         "method": request.method,
         "method_settings": to_dict(request.method_settings),
         "parent": str(request.init_from.resolve()) if request.init_from else None,
-        "parent_weights": weights_sum(request.init_from) if request.init_from else None,
-        "corpus": source(requests[request.task], parts[request.task]),
-        "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
+        "parent_weights": weights_sha256(request.init_from) if request.init_from else None,
+        "corpus": data_record(requests[request.task], parts[request.task]),
+        "augment": {**to_dict(augment), "texts": texts_fingerprint(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "command": command_line(),
         "versions": hardware.package_versions(),
         "isa": hardware.isa_name(),
     }
     if request.extra_tasks:
-        record |= others_of(request, parts)  # type: ignore[typeddict-item]
+        record |= extra_tasks_record(request, parts)  # type: ignore[typeddict-item]
     ready = prepare(record, parts, tokenizer, rows)
     run = create_run(out, record, tokenizer)
     report_training(record, ready, parts, rows)
@@ -163,7 +162,7 @@ def start(
 
 
 def task_record(data: TaskData) -> dict[str, Any]:
-    """What run.json records of a task, for `tasks.registry.from_record`."""
+    """What run.json records of a task, for `tasks.registry.task_from_record`."""
     n_texts = {len(example.texts) for example in data.train} & set(data.task.text_counts)
     return {
         "task": data.task.name,
@@ -175,16 +174,20 @@ def task_record(data: TaskData) -> dict[str, Any]:
     }
 
 
-def heads_of(family: str, parts: Parts) -> dict[str, Any]:
+def heads_of(family: str, parts: DataByHead) -> dict[str, Any]:
     """Name → what `heads.build_head` builds; none for a family that reads texts."""
     return (
         {}
         if issubclass(family_of(family)[0], RawTextModel)
-        else {name: part.task.head_spec() for name, part in parts.items()}
+        else {
+            name: part.task.head_spec()
+            for name, part in parts.items()
+            if not isinstance(part.task, GenerationTask)
+        }
     )
 
 
-def others_of(request: FinetuneConfig, parts: Parts) -> dict[str, Any]:
+def extra_tasks_record(request: FinetuneConfig, parts: DataByHead) -> dict[str, Any]:
     """What run.json records of the tasks next to the first, and of how steps are dealt out."""
     requests = request.per_task()
     return {
@@ -192,7 +195,7 @@ def others_of(request: FinetuneConfig, parts: Parts) -> dict[str, Any]:
         "extra_tasks": {
             extra.name: {
                 **task_record(parts[extra.name]),
-                "corpus": source(requests[extra.name], parts[extra.name]),
+                "corpus": data_record(requests[extra.name], parts[extra.name]),
             }
             for extra in request.further_tasks
         },
@@ -200,7 +203,7 @@ def others_of(request: FinetuneConfig, parts: Parts) -> dict[str, Any]:
 
 
 def report_training(
-    record: RunRecord, ready: TrainingSetup, parts: Parts, rows: dict[str, RowsOfBoth]
+    record: RunRecord, ready: TrainingSetup, parts: DataByHead, rows: dict[str, TrainDevRows]
 ) -> None:
     """Report what is trained, on how many rows, in how many steps."""
     train, batches = ready.settings, ready.batches
@@ -230,12 +233,12 @@ def report_training(
             log_notice(f"{name} with {record['family']}: {about}; {summary}; {steps}")
 
 
-def texts_of(parts: Parts) -> str:
+def texts_fingerprint(parts: DataByHead) -> str:
     """A fingerprint of what is learned from: synonyms may come from files that change."""
     return fingerprint([example.texts for data in parts.values() for example in data.train])
 
 
-def beginning(request: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]:
+def choose_base_model(request: FinetuneConfig, parts: DataByHead) -> tuple[str, Any, tokenizers.Tokenizer]:
     """The family, config and tokenizer: those of the run to begin from, or new ones for this data; where tasks want
     different ones, the first decides.
     """
@@ -257,13 +260,17 @@ def beginning(request: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenize
     tasks = [part.task for part in parts.values()]
     texts = [text for data in parts.values() for example in data.train for text in example.texts]
     if issubclass(cls, RawTextModel):
-        return request.model, whole_config(request, tasks[0], texts), tokenizers.train("char", texts, 20_000)
+        return (
+            request.model,
+            raw_text_config(request, tasks[0], texts),
+            tokenizers.train("char", texts, 20_000),
+        )
     seen = [text for data in parts.values() for text in data.task.tokenizer_texts(data.train)]
     tokenizer = tokenizer_for(request.tokenizer, tasks[0], seen)
     known = {field.name for field in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
-        **cls.config_for_size(**SCRATCH),
+        **cls.config_for_size(**tasks[0].new_model_size),
     }  # fmt: skip
     for task in reversed(tasks):
         values |= task.model_defaults
@@ -280,7 +287,7 @@ def tokenizer_for(choice: str | None, task: Task, texts: list[str]) -> tokenizer
     return tokenizers.train(kind, texts, vocab_size)
 
 
-def whole_config(request: FinetuneConfig, task: Task, texts: list[str]) -> Any:
+def raw_text_config(request: FinetuneConfig, task: Task, texts: list[str]) -> Any:
     """What a family that learns from all texts at once looks at: words, or characters where no blanks are. What was set
     has the last word; pairs of numbers are written 1,2.
     """
@@ -298,53 +305,75 @@ def whole_config(request: FinetuneConfig, task: Task, texts: list[str]) -> Any:
 
 
 def settings_for(
-    request: FinetuneConfig, family: str, parts: Parts, rows: dict[str, RowsOfBoth]
+    request: FinetuneConfig, family: str, parts: DataByHead, rows: dict[str, TrainDevRows]
 ) -> TrainSettings:
     """`length.settings_of` for this data; where every head is solved first, what training begins with is evaluated too.
     What was set has the last word.
     """
     n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
     n_held = sum(len(data.dev) for data in parts.values())
+    first_rows: Any = rows[request.task][0]
+    task = parts[request.task].task
+    writes = isinstance(task, GenerationTask)
     train = settings_of(
-        request, n_rows, n_held, keeps_last=family_of(family)[0].capabilities.use_last_checkpoint
+        request,
+        n_rows,
+        n_held,
+        keeps_last=family_of(family)[0].capabilities.use_last_checkpoint,
+        batch_size=text_training.default_batch_size(task, first_rows)
+        if isinstance(task, GenerationTask)
+        else 32,
     )
+    if writes and not request.init_from:
+        train = text_training.new_model_settings(train, request.overrides_for("optim"))
     heads = heads_of(family, parts).values()
     first = (
         bool(request.init_from and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
     )
+    if isinstance(task, GenerationTask) and task.compares_with_base:
+        first = request.init_from is not None
     return apply_overrides(replace(train, evaluate_first=first), request.overrides_for("train"))
 
 
-def choices_for(request: FinetuneConfig, family: str, config: Any) -> ComputeConfig:
+def choose_compute(request: FinetuneConfig, family: str, config: Any, parts: DataByHead) -> ComputeConfig:
     """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
     fast = fast_bf16() and "bfloat16" in family_of(family)[0].capabilities.precisions
-    choices = apply_overrides(
-        ComputeConfig(precision="bfloat16" if fast else "float32"), request.overrides_for("choices")
+    compute = apply_overrides(
+        ComputeConfig(precision="bfloat16" if fast else "float32"), request.overrides_for("compute")
     )
-    is_given = any(assignment.startswith("step=") for assignment in request.overrides_for("choices"))
+    if isinstance(parts[request.task].task, GenerationTask):
+        with torch.device("meta"):
+            outline = build(family, config)
+        return text_training.with_workers(compute, outline, request.overrides_for("compute"))
+    is_given = any(assignment.startswith("step=") for assignment in request.overrides_for("compute"))
     if (
         is_given
         or not fast
-        or choices.precision != "bfloat16"
+        or compute.precision != "bfloat16"
         or getattr(request.method_settings, "dropout", 0.0) > 0
     ):
-        return choices
+        return compute
     with torch.device("meta"):
         why_not = build(family, config).varlen_unsupported_reason()
-    return choices if why_not else replace(choices, step="unpadded")
+    return compute if why_not else replace(compute, step="unpadded")
 
 
 # ── training ───────────────────────────────────────────────────────────────────────────────────
 
 
-def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> RowsOfBoth:
+def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> TrainDevRows:
     """Both parts as ids for a model of this config; of those to learn from, the ones that have something to learn.
     None for a family that reads texts.
     """
     if issubclass(family_of(family)[0], RawTextModel):
         return [], []
+    if isinstance(data.task, GenerationTask):
+        with torch.device("meta"):
+            outline = build(family, config)
+        pairs: Any = text_training.encode(data.task, data.train, data.dev, outline, tokenizer)
+        return pairs
     frame = input_template(config, tokenizer, data.task.max_length)
     train, dev = (encode_examples(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
     useful = data.task.training_rows(train)
@@ -355,9 +384,9 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
 
 def prepare(
     record: RunRecord,
-    parts: Parts,
+    parts: DataByHead,
     tokenizer: tokenizers.Tokenizer,
-    rows: dict[str, RowsOfBoth],
+    rows: dict[str, TrainDevRows],
     *,
     begin: bool = True,
 ) -> TrainingSetup:
@@ -365,7 +394,7 @@ def prepare(
     be a checkpoint's: no parent is needed and nothing is solved. UsageError where a task would have no step.
     """
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(ComputeConfig, record["compute"], "compute.")
+    compute = from_dict(ComputeConfig, record["compute"], "compute.")
     torch.manual_seed(derive_seed(train.seed, "weights"))
     model, before = model_of(record, begin=begin)
     if isinstance(model, RawTextModel):
@@ -375,13 +404,20 @@ def prepare(
         )
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
         return TrainingSetup(model, texts, train, GradientAccumulator(model).of_all(1), on_texts)
+    task = parts[record["task"]].task
+    if isinstance(task, GenerationTask):
+        lora.apply_method(model, record["method"], record["method_settings"])
+        model.to(compute.device).train()
+        model.set_compute(compute.precision, compute.attention, compute.step)
+        id_rows: Any = rows[record["task"]]
+        return text_training.setup(task, model, tokenizer, id_rows, compute=compute, train=train)
     new = heads_from(model, [part.task for part in parts.values()], before)
     lora.apply_method(model, record["method"], record["method_settings"])
-    model.to(choices.device).train()
-    model.set_compute(choices.precision, choices.attention, choices.step)
+    model.to(compute.device).train()
+    model.set_compute(compute.precision, compute.attention, compute.step)
     if record["parent"] and begin:
         record["solved"] = {
-            name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
+            name: solved.init_head(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
             for name in new
             if solved.can_be_solved(parts[name].task.head_spec())
         }
@@ -394,7 +430,7 @@ def prepare(
         partial(on_all, evaluations=evaluations) if len(evaluations) > 1 else evaluations[record["task"]]
     )
     check_patience(model, train, evaluate)
-    backward = GradientAccumulator(model, choices.workers, head_loss).of_all(train.micro_batches)
+    backward = GradientAccumulator(model, compute.workers, head_loss).of_all(train.micro_batches)
     return TrainingSetup(model, batches, train, backward, evaluate)
 
 
@@ -405,12 +441,12 @@ def model_of(record: RunRecord, *, begin: bool = True) -> tuple[LanguageModel, R
     if not (record["parent"] and begin):
         return build(record["family"], record["config"]), {}
     parent = Path(record["parent"])
-    same_weights(parent, record["parent_weights"])
+    check_same_weights(parent, record["parent_weights"])
     model, _, before = load(parent)
     if record["config"] != to_dict(model.config):  # what was set, such as its dropout
         made = build(record["family"], record["config"])
         made.heads = model.heads
-        take_weights(made, model, parent)
+        copy_weights(made, model, parent)
         return made, before
     return model, before
 
@@ -442,7 +478,7 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: RunRecord) -
 
 
 def batches_of(
-    record: RunRecord, parts: Parts, pad_id: int, rows: dict[str, RowsOfBoth]
+    record: RunRecord, parts: DataByHead, pad_id: int, rows: dict[str, TrainDevRows]
 ) -> ExampleLoader | MultitaskLoader:
     """What `fit` reads: a task's rows, or those of several tasks mixed. UsageError for a task that would have no
     step.
@@ -481,13 +517,13 @@ def resume(
         verify(path)
         log_notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
-    one_thread()
-    moved(run, data, dev)
+    set_up_process()
+    update_data_paths(run, data, dev)
     augment = run.record.get("augment")
     how = {name: value for name, value in augment.items() if name != "texts"} if augment else None
     made = from_dict(AugmentConfig, how, "augment.") if how else None
-    parts = {name: data_again(run, name, made) for name in task_names(run.record)}
-    if augment and augment["texts"] != texts_of(parts):
+    parts = {name: reload_data(run, name, made) for name in trained_tasks(run.record)}
+    if augment and augment["texts"] != texts_fingerprint(parts):
         raise RunError(
             "data_changed",
             f"augmentation no longer makes the rows {path} was started on: its words come from other files now"
@@ -502,7 +538,7 @@ def resume(
     return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
 
 
-def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
+def update_data_paths(run: RunFolder, data: Path | None, dev: Path | None) -> None:
     """Record where a run's files are now. UsageError for validation rows it was not given."""
     kept = run.record["corpus"]
     if dev and not kept["dev"]:
@@ -521,7 +557,7 @@ def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
             )
 
 
-def data_again(run: RunFolder, name: str, augment: AugmentConfig | None) -> TaskData:
+def reload_data(run: RunFolder, name: str, augment: AugmentConfig | None) -> TaskData:
     """The data of a run's task as it was when the run was started; RunError where it is other data now."""
     record = record_for_task(run.record, name, run.path)
     request = recorded_config(record)
@@ -530,8 +566,7 @@ def data_again(run: RunFolder, name: str, augment: AugmentConfig | None) -> Task
         raise RunError(
             "data_changed",
             f"{request.data} is not what {run.path} was started on; bring the old rows back, or fine-tune anew"
-            f" with --out"
-            " elsewhere",
+            " with --out elsewhere",
         )
     cls = task_class(request.task)
     data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), request, augment, files)

@@ -132,7 +132,7 @@ def search_space(
     if "train.steps" in fixed:
         fixed.add("epochs")
     space = {name: parse_span(name, span) for name, span in spelled.items() if name not in fixed}
-    groups = ("epochs", "model", "train", "optim", "choices", "task", "augment")
+    groups = ("epochs", "model", "train", "optim", "compute", "task", "augment")
     for name in space:
         if name.partition(".")[0] not in groups:
             raise unknown_name_error("setting to search", name, usual_space(request))
@@ -242,8 +242,9 @@ class Study:
         return [trial for trial in ended if trial.state.is_finished()]
 
     def one(self) -> None:
-        """Draw settings, fine-tune with them, keep the run if it is the best so far; a failure is reported and"
-        " counted."""
+        """Draw settings, fine-tune with them, keep the run if it is the best so far; a failure is reported and
+        counted.
+        """
         done = len(self.ended())
         self.kept.sampler = self.optuna.samplers.TPESampler(
             n_startup_trials=STARTUP, seed=derive_seed(self.request.seed, "tune", done) % 2**32

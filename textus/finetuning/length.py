@@ -57,19 +57,19 @@ def left_open(request: FinetuneConfig) -> bool:
 
 
 def settings_of(
-    request: FinetuneConfig, n_rows: Sequence[int], n_held: int, *, keeps_last: bool
+    request: FinetuneConfig, n_rows: Sequence[int], n_held: int, *, keeps_last: bool, batch_size: int = 32
 ) -> TrainSettings:
     """AdamW with a warm-up of a tenth, then linear to zero; a smaller rate and fewer epochs where there is
     something to forget. Of several tasks, whose numbers of rows these are, an epoch has as many steps as theirs
     together; `n_held` rows are held out, of all tasks. What was set has the last word.
     """
     begun, few = request.init_from is not None, n_held < LEAST_TO_CHOOSE_BY
-    given = apply_overrides(TrainSettings(steps=1, batch_size=32), request.overrides_for("train"))
+    given = apply_overrides(TrainSettings(steps=1, batch_size=batch_size), request.overrides_for("train"))
     an_epoch = sum(n / min(given.batch_size, n) for n in n_rows)
     steps = whole(request.epochs * an_epoch) if request.epochs else (BEGUN if begun else NEW).of(an_epoch)
     every = max(whole(an_epoch), ceil(steps / EVALUATIONS))
     train = TrainSettings(
-        steps=steps, batch_size=32, seed=request.seed, evaluate_every=every, checkpoint_every=every,
+        steps=steps, batch_size=batch_size, seed=request.seed, evaluate_every=every, checkpoint_every=every,
         patience=PATIENCE if left_open(request) and not few and not keeps_last else 0,
         keep="last" if few and not given.patience else "best",
     )  # fmt: skip

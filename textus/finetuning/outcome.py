@@ -12,8 +12,9 @@ from textus import tokenizers
 from textus.core.console import log_notice
 from textus.finetuning.length import LEAST_TO_CHOOSE_BY
 from textus.models.contract import LanguageModel
-from textus.runs.store import RunFolder
+from textus.runs.store import RunFolder, load, read_log
 from textus.tasks.base import EncodedExample, Example, Task
+from textus.tasks.generation import GenerationTask, PairTask
 from textus.tasks.inference import predict_ids, predict_texts
 from textus.training.pretrain import last_metrics
 from textus.training.trainer import Evaluate
@@ -21,6 +22,9 @@ from textus.training.trainer import Evaluate
 NO_FIGURES = ("step", "validation", "criterion", "cpu_seconds", "seconds")
 """What an evaluation's line of the log holds next to the task's figures."""
 
+
+SCORED_PAIRS = 200
+"""Held-out rows for which texts are written and scored at the end."""
 
 Watch = Callable[[int, dict[str, Any]], None]
 """Is shown what each evaluation found, and its number from 1."""
@@ -94,8 +98,13 @@ def conclude(run: RunFolder, held: Mapping[str, tuple[Task, Sequence[Example]]])
         if len(examples) < LEAST_TO_CHOOSE_BY and solved.get(task.head_name, {}).get("figure") == "accuracy"
         else compared(task, examples, figures)
         for prefix, (task, examples) in named.items()
-        if (figures := figures_of(logged, prefix))
+        if not isinstance(task, GenerationTask) and (figures := figures_of(logged, prefix))
     }
+    for task, examples in held.values():
+        if isinstance(task, GenerationTask) and task.compares_with_base:
+            run.record["held_out"] |= against_base(run, task, examples)
+        if isinstance(task, PairTask):
+            run.record["held_out"][task.head_name] = score_texts(run, task, examples[:SCORED_PAIRS])
     run.write_record()
     if solved and run.record["weights"]["step"] == 0:
         log_notice(
@@ -109,6 +118,28 @@ def conclude(run: RunFolder, held: Mapping[str, tuple[Task, Sequence[Example]]])
                 f" {outcome['baseline']:.3g}; give more rows, or train longer (--epochs)"
             )
     return run.path
+
+
+def score_texts(run: RunFolder, task: Task, examples: Sequence[Example]) -> dict[str, Any]:
+    """The first metric of texts that the trained model writes for held-out rows, next to copies of the sources."""
+    model, tokenizer, _ = load(run.path)
+    scores = task.metrics(examples, predict_texts(model, task, tokenizer, examples), intervals=False)
+    figures = {name: round(score["value"], 6) for name, score in scores.items() if isinstance(score, dict)}
+    return compared(task, examples, figures)
+
+
+def against_base(run: RunFolder, task: GenerationTask, examples: Sequence[Example]) -> dict[str, Any]:
+    """The first figure of the log, lower is better, next to that of the run it began from; empty without either."""
+    entries = [entry for entry in read_log(run.path / "log.jsonl") if "validation" in entry]
+    before, after = next((figures_of(e, "") for e in entries if e["step"] == 0), {}), last_metrics(run)
+    if not run.record["parent"] or not before or not after:
+        return {}
+    figure, baseline = next(iter(before.items()))
+    outcome = {
+        "rows": len(examples), "figure": figure, "value": after[figure], "baseline": baseline,
+        "baseline_of": task.baseline_name, "better": after[figure] < baseline, "judged_by": "held-out",
+    }  # fmt: skip
+    return {task.head_name: outcome}
 
 
 def figures_of(entry: Mapping[str, Any], prefix: str) -> dict[str, float]:

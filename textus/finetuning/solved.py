@@ -85,11 +85,11 @@ class Solution:
 
 
 def can_be_solved(head: dict[str, Any]) -> bool:
-    """Whether the head of this description (`Task.head`) is solved first."""
+    """Whether the head of this description (`Task.head_spec`) is solved first."""
     return head["kind"] in HEADS and head.get("n_labels", 1) <= MOST_CLASSES
 
 
-def begin_with(
+def init_head(
     model: LanguageModel, task: Task, rows: Sequence[EncodedExample], pad_id: int, seed: int
 ) -> dict[str, Any]:
     """Solve the task's head on the model as it is and put the solution in; its score is reported on rows it has
@@ -149,10 +149,10 @@ def solve(problem: RegressionProblem) -> Solution:
     scale = centred.square().sum(1).mean().sqrt().clamp(min=1e-12)
     n, width = centred.shape
     basis = torch.eye(width, dtype=torch.float64)
-    if n < width:  # so many rows span as many directions at most
+    if n < width:  # n rows span at most n directions
         basis = torch.linalg.svd(centred, full_matrices=False).Vh.T
     inputs = torch.cat([centred @ basis / scale, torch.ones(n, 1, dtype=torch.float64)], 1)
-    parts = parts_of(problem)
+    parts = assign_folds(problem)
     best: tuple[tuple[float, float], float, Tensor] | None = None
     starts: list[Tensor | None] = [None] * (int(parts.max()) + 1)
     with progress("solving the head", len(STRENGTHS) * len(starts)) as advance:
@@ -160,20 +160,23 @@ def solve(problem: RegressionProblem) -> Solution:
             held_out = torch.zeros(n, problem.n_outputs, dtype=torch.float64)
             for part in range(len(starts)):
                 kept, out = (parts != part).nonzero()[:, 0], (parts == part).nonzero()[:, 0]
-                starts[part] = layer = minimum(problem, inputs, kept, strength, starts[part])
+                starts[part] = layer = fit_linear_layer(problem, inputs, kept, strength, starts[part])
                 held_out[out] = inputs[out] @ layer
                 advance()
             loss = float(problem.losses(held_out, torch.arange(n)).mean())
-            rank = (-problem.figure(held_out)[1], loss)  # nats alone prefer no decision where rows are few
+            rank = (
+                -problem.figure(held_out)[1],
+                loss,
+            )  # with few rows, the loss alone favours near-uniform predictions
             if best is None or rank < best[0]:
                 best = (rank, strength, held_out)
     assert best is not None
-    layer = minimum(problem, inputs, torch.arange(n), best[1], None)
+    layer = fit_linear_layer(problem, inputs, torch.arange(n), best[1], None)
     weight = (basis @ layer[:-1] / scale).T
     return Solution(weight, layer[-1] - weight @ mean, best[1], len(starts), best[2])
 
 
-def parts_of(problem: RegressionProblem) -> Tensor:
+def assign_folds(problem: RegressionProblem) -> Tensor:
     """In which part each row is held out (N,): of ten up to 500 rows, then of three; each
     part has its share of every class.
     """
@@ -185,7 +188,7 @@ def parts_of(problem: RegressionProblem) -> Tensor:
     return parts
 
 
-def minimum(
+def fit_linear_layer(
     problem: RegressionProblem, inputs: Tensor, rows: Tensor, strength: float, start: Tensor | None
 ) -> Tensor:
     """The layer (F + 1, C), its bias last and free, that has the least loss on some rows plus the penalty: by L-BFGS

@@ -55,7 +55,7 @@ class SamplingParams:
 
     temperature: float = option(
         DEFAULT_TEMPERATURE,
-        "Divides the logits: higher is more random, 0 is greedy. The default of beams is 0.",
+        "Divides the logits: higher is more random, 0 is greedy. With --beams the default is 0.",
     )
     max_tokens: int = option(200, "Tokens to write at most.")
     seed: int = option(0, "The same seed writes the same text.")

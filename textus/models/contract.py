@@ -123,28 +123,32 @@ class RawTextModel(Protocol):
 
 
 class TensorCache:
-    """A `DecodeCache` whose state is tensors; `ROW_DIM` maps the name of each to the dimension of the batch."""
+    """A `DecodeCache` of tensors and other caches: `ROW_DIM` maps the name of each tensor to the dimension of the
+    batch, `PARTS` names the caches.
+    """
 
     can_rewind = False
     ROW_DIM: ClassVar[dict[str, int]]
+    PARTS: ClassVar[tuple[str, ...]] = ()
     lengths: Tensor
 
-    def _with(self, tensors: dict[str, Tensor]) -> Self:
+    def _with(self, state: dict[str, Any]) -> Self:
         cache = copy.copy(self)
-        vars(cache).update(tensors)
+        vars(cache).update(state)
         return cache
 
     def select(self, rows: list[int]) -> Self:
         """A cache of only these rows, in this order."""
         index = torch.tensor(rows, dtype=torch.long, device=self.lengths.device)
-        return self._with(
-            {name: getattr(self, name).index_select(dim, index) for name, dim in self.ROW_DIM.items()}
-        )
+        tensors = {name: getattr(self, name).index_select(dim, index) for name, dim in self.ROW_DIM.items()}
+        return self._with(tensors | {name: getattr(self, name).select(rows) for name in self.PARTS})
 
     def join(self, other: Self) -> Self:
         """A cache of these rows followed by the other's."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.ROW_DIM}
-        return self._with({name: torch.cat(pair, self.ROW_DIM[name]) for name, pair in pairs.items()})
+        tensors = {name: torch.cat(pair, self.ROW_DIM[name]) for name, pair in pairs.items()}
+        parts = {name: getattr(self, name).join(getattr(other, name)) for name in self.PARTS}
+        return self._with(tensors | parts)
 
 
 class LanguageModel(nn.Module):
@@ -154,6 +158,8 @@ class LanguageModel(nn.Module):
     config_class: ClassVar[type]
     capabilities: Capabilities = Capabilities()
     backward: Any = None
+    matrix_modules: ClassVar[tuple[str, ...]] = ()
+    """Attributes whose matrices `parameter_groups` keeps apart: blocks or layers."""
 
     @classmethod
     def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
@@ -211,8 +217,8 @@ class LanguageModel(nn.Module):
         return token_nll(self.forward(batch.ids).float(), batch), self.capabilities.likelihood
 
     def set_compute(self, precision: str, attention: str, step: str) -> None:
-        """Take the run's choices of arithmetic (`training.trainer.ComputeConfig`), out of `precisions` and
-        `step_kinds`; a family without such choices takes the plain ones.
+        """Set how the arithmetic is done (`training.trainer.ComputeConfig`), out of `precisions` and
+        `step_kinds`; a family without these options takes the plain ones.
         """
         for setting, value, known in (
             ("precision", precision, self.capabilities.precisions),
@@ -231,8 +237,27 @@ class LanguageModel(nn.Module):
         self.set_compute(precision, "plain", "unpadded" if unpadded else "eager")
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """All parameters under one optimiser."""
-        return {"all": [p for p in self.parameters() if p.requires_grad]}
+        """All parameters under one optimiser, or those of `matrices_and_other` with `matrix_modules`."""
+        if not self.matrix_modules:
+            return {"all": [p for p in self.parameters() if p.requires_grad]}
+        modules = [getattr(self, name) for name in self.matrix_modules]
+        return matrices_and_other(self, [p for part in modules for p in part.parameters() if p.ndim == 2])
+
+
+class HeadedModel(LanguageModel):
+    """A family whose logits are the product of its states and `head_weight`; without a head, of the embedding."""
+
+    embedding: nn.Embedding
+    head: Any  # Linear, or None where the embedding is the head too
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden, self.head_weight.to(hidden.dtype)).float()
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D)."""
+        weight: Tensor = self.embedding.weight if self.head is None else self.head.weight
+        return weight
 
 
 def step_seed(batch: Batch, use: str) -> int:

@@ -16,7 +16,7 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
 from textus.models.checks import check_context
-from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
+from textus.models.contract import Capabilities, HeadedModel, Loss, step_seed, token_nll
 from textus.models.kernels import native
 from textus.models.nn.attention import DecoderBlock, DecoderConfig, KeyValueCache
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
@@ -25,7 +25,7 @@ from textus.models.nn.linear import Linear
 from textus.models.nn.rope import RotaryTable
 
 
-class Decoder(LanguageModel):
+class Decoder(HeadedModel):
     """A causal Transformer over ids.
 
     `set_compute` sets the type activations are computed in, how it attends and who does the arithmetic when
@@ -38,6 +38,7 @@ class Decoder(LanguageModel):
     )
 
     config: DecoderConfig
+    matrix_modules = ("blocks",)
     blocks: Any  # nn.ModuleList of Block
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -181,14 +182,6 @@ class Decoder(LanguageModel):
             angles = (cos, sin)
         return x, angles
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return nn.functional.linear(hidden, self.head_weight.to(hidden.dtype)).float()
-
-    @property
-    def head_weight(self) -> Tensor:
-        """(V, D)."""
-        return self.embedding.weight if self.head is None else self.head.weight
-
     # ── reading on from a cache ────────────────────────────────────────────────────────────────
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> KeyValueCache:
@@ -244,8 +237,3 @@ class Decoder(LanguageModel):
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         logits = self._logits(self.hidden(batch.ids, documents=batch.documents))
         return token_nll(logits, batch), self.capabilities.likelihood
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""
-        matrices = [p for p in self.blocks.parameters() if p.ndim == 2]
-        return matrices_and_other(self, matrices)

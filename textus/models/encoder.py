@@ -22,7 +22,7 @@ from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.models.checks import check_at_least, check_context
-from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other
+from textus.models.contract import Capabilities, LanguageModel, Loss
 from textus.models.kernels import native, varlen
 from textus.models.nn.layers import ACTIVATIONS, ATTENTIONS, GATED, make_feed_forward, make_norm
 from textus.models.nn.linear import Linear
@@ -276,6 +276,7 @@ class Encoder(LanguageModel):
     )
 
     config: EncoderConfig
+    matrix_modules = ("blocks",)
     blocks: Any  # nn.ModuleList of EncoderBlock
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -328,7 +329,7 @@ class Encoder(LanguageModel):
         if attention not in ATTENTIONS:
             raise unknown_name_error("attention", attention, ATTENTIONS)
         if step == "unpadded" and (why := self.varlen_unsupported_reason() or bfloat16_only(precision)):
-            raise UsageError("unsupported_kernel", f"choices.step=unpadded: {why}; set choices.step=eager")
+            raise UsageError("unsupported_kernel", f"compute.step=unpadded: {why}; set compute.step=eager")
         self.precision, self.attention = getattr(torch, precision), attention
         self.unpadded = step == "unpadded"
         if step == "compiled":
@@ -491,11 +492,6 @@ class Encoder(LanguageModel):
             scores.append(F.cross_entropy(logits, batch.targets[rows, columns], reduction="none"))
         nats = torch.zeros_like(batch.weights).index_put(tuple(places.unbind(1)), torch.cat(scores))
         return nats * batch.weights, self.capabilities.likelihood
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""
-        matrices = [p for p in self.blocks.parameters() if p.ndim == 2]
-        return matrices_and_other(self, matrices)
 
 
 def bfloat16_only(precision: str) -> str | None:

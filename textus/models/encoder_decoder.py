@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -26,12 +25,19 @@ from textus.data.batch import Batch
 from textus.data.bucketing import source_mask
 from textus.data.denoising import OBJECTIVES
 from textus.models.checks import check_at_least, check_rate
-from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
+from textus.models.contract import (
+    Capabilities,
+    HeadedModel,
+    Loss,
+    step_seed,
+    token_nll,
+)
 from textus.models.nn.attention import KeyValueCache
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.nn.layers import GATED, causal_mask, make_feed_forward, make_norm
 from textus.models.nn.linear import Linear
 from textus.models.nn.rope import RotaryTable, rotate
+from textus.models.nn.source_cache import EncoderDecoderCache
 
 Angles = tuple[Tensor, Tensor] | None
 Drop = Callable[[Tensor], Tensor]
@@ -195,88 +201,10 @@ class EncoderDecoderBlock(nn.Module):
         )
 
 
-class EncoderDecoderCache:
-    """What is remembered of each row: keys and values of its source, and of the target so far.
-
-    source_k and source_v (L, B, S, H, K), source_bias (B, 1, 1, S) with -inf on padding; `own` is the target's. Rows
-    next to each other with one source, such as beams, share it: `own` has B times `rows_per_source` rows.
-    """
-
-    can_rewind = True
-
-    def __init__(
-        self,
-        own: KeyValueCache,
-        source_k: Tensor,
-        source_v: Tensor,
-        source_bias: Tensor,
-        rows_per_source: int = 1,
-    ) -> None:
-        self.own, self.source_k, self.source_v, self.source_bias = own, source_k, source_v, source_bias
-        self.rows_per_source = rows_per_source
-
-    @property
-    def lengths(self) -> Tensor:
-        """(B,) how many target ids each row has seen."""
-        return self.own.lengths
-
-    @lengths.setter
-    def lengths(self, lengths: Tensor) -> None:
-        self.own.lengths = lengths
-
-    def select(self, rows: list[int]) -> EncoderDecoderCache:
-        """A cache of only these rows, in this order."""
-        return self._with_own(self.own.select(rows), rows)
-
-    def reorder(self, rows: list[int]) -> EncoderDecoderCache:
-        """As `select`, but this cache is used up."""
-        return self._with_own(self.own.reorder(rows), rows)
-
-    def _with_own(self, own: KeyValueCache, rows: list[int]) -> EncoderDecoderCache:
-        texts = [row // self.rows_per_source for row in rows]
-        runs = [(text, len(list(run))) for text, run in groupby(texts)]
-        counts = {count for _, count in runs}
-        if len(counts) == 1:
-            texts = [text for text, _ in runs]
-        return self._with_sources(own, texts, counts.pop() if len(counts) == 1 else 1)
-
-    def join(self, other: EncoderDecoderCache) -> EncoderDecoderCache:
-        """A cache of these rows followed by the other's."""
-        longest = max(self.source_k.shape[2], other.source_k.shape[2])
-        shared = self.rows_per_source if self.rows_per_source == other.rows_per_source else 1
-        grown = [cache._ungrouped(shared)._padded_sources(longest) for cache in (self, other)]
-        k, v = (torch.cat([cache[part] for cache in grown], 1) for part in (0, 1))
-        bias = torch.cat([cache[2] for cache in grown])
-        return EncoderDecoderCache(self.own.join(other.own), k, v, bias, shared)
-
-    def _with_sources(
-        self, own: KeyValueCache, texts: list[int], rows_per_source: int
-    ) -> EncoderDecoderCache:
-        """These sources for the rows of `own`; copied only where they differ from the present ones."""
-        sources = (self.source_k, self.source_v, self.source_bias)
-        if texts != list(range(self.source_k.shape[1])):
-            index = torch.tensor(texts, dtype=torch.long, device=self.source_k.device)
-            sources = (self.source_k[:, index], self.source_v[:, index], self.source_bias[index])
-        return EncoderDecoderCache(own, *sources, rows_per_source)
-
-    def _ungrouped(self, shared: int) -> EncoderDecoderCache:
-        """Itself where `shared` rows have one source already, else a cache with a source for every row."""
-        if shared == self.rows_per_source:
-            return self
-        rows = range(len(self.own.lengths))
-        return self._with_sources(self.own, [row // self.rows_per_source for row in rows], 1)
-
-    def _padded_sources(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
-        more = longest - self.source_k.shape[2]
-        padding = (0, 0, 0, 0, 0, more)
-        bias = F.pad(self.source_bias, (0, more), value=-math.inf)
-        return F.pad(self.source_k, padding), F.pad(self.source_v, padding), bias
-
-
 # ── the model ──────────────────────────────────────────────────────────────────────────────────
 
 
-class EncoderDecoder(LanguageModel):
+class EncoderDecoder(HeadedModel):
     """Makes a target text from a source text, both as ids.
 
     As a language model it gives the exact likelihood of a target given its source. `set_compute` sets the type
@@ -293,6 +221,7 @@ class EncoderDecoder(LanguageModel):
         return {**super().config_for_size(n_layer, d_model, context_length), "n_layer": (n_layer + 1) // 2}
 
     config: EncoderDecoderConfig
+    matrix_modules = ("encoder", "decoder")
     encoder: Any  # nn.ModuleList of Block
     decoder: Any
     waves: Tensor
@@ -518,12 +447,7 @@ class EncoderDecoder(LanguageModel):
         return hidden * self.config.d_model**-0.5 if scaled else hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(self._scaled(hidden), self.head_weight.to(hidden.dtype)).float()
-
-    @property
-    def head_weight(self) -> Tensor:
-        """(V, D)."""
-        return self.embedding.weight if self.head is None else self.head.weight
+        return super()._logits(self._scaled(hidden))
 
     # ── learning ───────────────────────────────────────────────────────────────────────────────
 
@@ -543,11 +467,6 @@ class EncoderDecoder(LanguageModel):
         memory, bias = self.encode_source(batch.source, len(batch.ids))
         logits = self._logits(self._decode(batch.ids, memory, bias, batch.documents))
         return token_nll(logits, batch), self.capabilities.likelihood
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""
-        matrices = [p for blocks in (self.encoder, self.decoder) for p in blocks.parameters() if p.ndim == 2]
-        return matrices_and_other(self, matrices)
 
 
 # ── formulas ───────────────────────────────────────────────────────────────────────────────────

@@ -26,10 +26,9 @@ from textus.data.batch import Batch
 from textus.models.checks import check_at_least, check_rate
 from textus.models.contract import (
     Capabilities,
-    LanguageModel,
+    HeadedModel,
     Loss,
     TensorCache,
-    matrices_and_other,
     step_seed,
     token_nll,
 )
@@ -101,7 +100,7 @@ class StateCache(TensorCache):
         self.state, self.lengths = state, lengths
 
 
-class RNN(LanguageModel):
+class RNN(HeadedModel):
     """Embedding, `n_layer` recurrent layers, head; see the module.
 
     `set_compute` sets the type activations are computed in. Dropout is drawn from the batch's position, not from
@@ -116,6 +115,7 @@ class RNN(LanguageModel):
         return {"n_layer": min(2, n_layer), "d_model": 2 * d_model}
 
     config: RNNConfig
+    matrix_modules = ("layers",)
     layers: Any  # nn.ModuleList of modules of one layer and direction: with two directions they take turns
 
     def __init__(self, config: RNNConfig) -> None:
@@ -228,14 +228,6 @@ class RNN(LanguageModel):
                 " leave out model.bidirectional, or give it a task (classification, tagging)",
             )
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.head_weight.to(hidden.dtype)).float()
-
-    @property
-    def head_weight(self) -> Tensor:
-        """(V, D)."""
-        return self.embedding.weight if self.head is None else self.head.weight
-
     # ── reading on from a cache ────────────────────────────────────────────────────────────────
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> StateCache:
@@ -268,8 +260,3 @@ class RNN(LanguageModel):
         self._check_direction()
         logits = self._logits(self.hidden(batch.ids, documents=batch.documents))
         return token_nll(logits, batch), self.capabilities.likelihood
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """`matrices` of the layers, and everything else (embedding, head, biases)."""
-        matrices = [p for p in self.layers.parameters() if p.ndim == 2]
-        return matrices_and_other(self, matrices)

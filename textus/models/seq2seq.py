@@ -12,7 +12,7 @@ Shapes: B batch, T target steps, S source steps, V vocabulary, D width, L layers
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,15 @@ from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import source_mask
 from textus.models.checks import check_end_id
-from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
+from textus.models.contract import (
+    Capabilities,
+    HeadedModel,
+    Loss,
+    TensorCache,
+    matrices_and_other,
+    step_seed,
+    token_nll,
+)
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.rnn_cells import (
@@ -84,8 +92,8 @@ class EncoderMemory:
     keys: Tensor
     real: Tensor
 
-    def select(self, index: Tensor) -> EncoderMemory:
-        return EncoderMemory(self.states[index], self.keys[index], self.real[index])
+    def select(self, rows: list[int]) -> EncoderMemory:
+        return EncoderMemory(self.states[rows], self.keys[rows], self.real[rows])
 
     def join(self, other: EncoderMemory) -> EncoderMemory:
         longest = max(self.real.shape[1], other.real.shape[1])
@@ -104,31 +112,16 @@ class EncoderMemory:
         )
 
 
-class Seq2SeqCache:
+class Seq2SeqCache(TensorCache):
     """Of each row: its source, the decoder's state after its last id (L, P, B, D), and the attentional vector then
     (B, D).
     """
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"state": 2, "fed": 0, "lengths": 0}
+    PARTS = ("memory",)
 
     def __init__(self, memory: EncoderMemory, state: Tensor, fed: Tensor, lengths: Tensor) -> None:
         self.memory, self.state, self.fed, self.lengths = memory, state, fed, lengths
-
-    def select(self, rows: list[int]) -> Seq2SeqCache:
-        """A cache of only these rows, in this order."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.state.device)
-        return Seq2SeqCache(
-            self.memory.select(index), self.state[:, :, index], self.fed[index], self.lengths[index]
-        )
-
-    def join(self, other: Seq2SeqCache) -> Seq2SeqCache:
-        """A cache of these rows followed by the other's."""
-        return Seq2SeqCache(
-            self.memory.join(other.memory),
-            torch.cat([self.state, other.state], 2),
-            torch.cat([self.fed, other.fed]),
-            torch.cat([self.lengths, other.lengths]),
-        )
 
 
 class AdditiveAttention(nn.Module):
@@ -156,7 +149,7 @@ class AdditiveAttention(nn.Module):
         return torch.tanh(self.join(torch.cat([context, query], 2)))
 
 
-class Seq2Seq(LanguageModel):
+class Seq2Seq(HeadedModel):
     """Makes a target text from a source text; as a language model it gives the exact likelihood of the target given
     the source.
     """
@@ -299,9 +292,6 @@ class Seq2Seq(LanguageModel):
         if cache is None:
             return self._logits(self._decode(ids, *self.encode_source(None, len(ids))))
         return self._logits(self._decode_cached(ids, cache, lengths))
-
-    def _logits(self, vectors: Tensor) -> Tensor:
-        return F.linear(vectors, self.head_weight.to(vectors.dtype)).float()
 
     @property
     def head_weight(self) -> Tensor:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import source_mask
 from textus.models.checks import check_at_least, check_context, check_end_id, check_rate
-from textus.models.contract import Capabilities, LanguageModel, Loss, step_seed, token_nll
+from textus.models.contract import Capabilities, LanguageModel, Loss, TensorCache, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.vae_modules import Bodies, State, real_positions, repack_documents, unpack_documents
@@ -128,10 +128,10 @@ def active_units(means: Tensor) -> int:
 # ── the cache ──────────────────────────────────────────────────────────────────────────────────
 
 
-class VAECache:
+class VAECache(TensorCache):
     """K draws per row: the decoder's state of each, and the log-likelihood of the row so far under each."""
 
-    can_rewind = False
+    ROW_DIM: ClassVar = {"condition": 0, "evidence": 0, "last": 0, "lengths": 0}
 
     def __init__(
         self, state: State, condition: Tensor, evidence: Tensor, last: Tensor, lengths: Tensor
@@ -142,19 +142,15 @@ class VAECache:
         self.last = last  # (B, K, D) the decoder's last states
         self.lengths = lengths  # (B,)
 
-    def select(self, rows: list[int]) -> VAECache:
-        """A cache of only these rows, in this order."""
-        n = self.condition.shape[1]
-        return VAECache(
-            self.state.select([row * n + draw for row in rows for draw in range(n)]),
-            *(tensor[rows] for tensor in (self.condition, self.evidence, self.last, self.lengths)),
-        )
+    def select(self, rows: list[int]) -> Self:
+        cache, n = super().select(rows), self.condition.shape[1]
+        cache.state = self.state.select([row * n + draw for row in rows for draw in range(n)])
+        return cache
 
-    def join(self, other: VAECache) -> VAECache:
-        """A cache of these rows followed by the other's."""
-        names = ("condition", "evidence", "last", "lengths")
-        both = (torch.cat([getattr(self, name), getattr(other, name)]) for name in names)
-        return VAECache(self.state.join(other.state), *both)
+    def join(self, other: Self) -> Self:
+        cache = super().join(other)
+        cache.state = self.state.join(other.state)
+        return cache
 
 
 # ── the model ──────────────────────────────────────────────────────────────────────────────────

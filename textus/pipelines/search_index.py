@@ -65,10 +65,15 @@ RECORD: Shape = {
     "documents": int,
     "passages?": int,
     "bm25": bool,
+    "sources?": {...: str},
+    "roots?": list,
+    "calibration?": dict,
+    "reading?": {...: (NONE, str, int)},
     "run": (NONE, {"path": str, "fingerprint": str}),
     "files": {...: str},
 }
-"""The fields of index.json."""
+"""The fields of index.json. `sources`: the SHA-256 of each file, by absolute path; `roots`: the files and folders that
+were given; `reading`: how they are read."""
 
 MODES = ("bm25", "dense", "hybrid")
 MAX_EXACT = 20_000
@@ -107,8 +112,11 @@ def build(
     run: Path | None = None,
     bm25: bool = False,
     force: bool = False,
+    files: dict[str, Any] | None = None,
+    known: dict[str, np.ndarray] | None = None,
 ) -> Index:
     """Build an index of `passages` at `out`: of their words (`bm25`), their vectors by a `run`, or both.
+    `files`: the fields of index.json about the files that the passages were read from; `known`: vectors by text.
 
     Raises UsageError if neither is given, or `out` exists.
     """
@@ -122,18 +130,18 @@ def build(
     with atomic_folder(out) as folder:
         (folder / "documents.jsonl").write_text(dump_jsonl(map(asdict, passages)), encoding="utf-8")
         counts = {"documents": len({passage.number for passage in passages}), "passages": len(passages)}
-        record: dict[str, Any] = {"version": VERSION, **counts, "bm25": bm25, "run": None}
+        record: dict[str, Any] = {"version": VERSION, **counts, "bm25": bm25, "run": None, **(files or {})}
         if bm25:
             index = import_optional("bm25s", "search").BM25()
             index.index([bm25_tokens(text) for text in texts], show_progress=False)
             index.save(folder / "bm25", show_progress=False)
         if run:
-            record["run"] = store_encoder(run, folder / "run")
-            store_vectors(folder / "run", texts, folder / "vectors.usearch")
-        files = sorted(
+            record["run"] = store_encoder(run, folder / "run") | (record["run"] or {})
+            store_vectors(folder / "run", texts, folder / "vectors.usearch", known or {})
+        written = sorted(
             path for path in folder.rglob("*") if path.is_file() and folder / "run" not in path.parents
         )
-        record["files"] = {str(path.relative_to(folder)): sha256(path) for path in files}
+        record["files"] = {str(path.relative_to(folder)): sha256(path) for path in written}
         write_json(folder / "index.json", record)
     return Index(out)
 
@@ -149,9 +157,11 @@ def store_encoder(run: Path, folder: Path) -> dict[str, str]:
     return {"path": str(run.resolve()), "fingerprint": sha256(folder / "run.json")}
 
 
-def store_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
-    """Write the vectors of the texts as `usearch` stores them."""
-    array = embed_texts(*load_encoder(run), texts)
+def store_vectors(run: Path, texts: Sequence[str], file: Path, known: dict[str, np.ndarray]) -> None:
+    """Write the vectors of the texts as `usearch` stores them; those that are not `known` are computed."""
+    new = list(dict.fromkeys(text for text in texts if text not in known))
+    vectors = known | (dict(zip(new, embed_texts(*load_encoder(run), new), strict=True)) if new else {})
+    array = np.stack([vectors[text] for text in texts])
     index = import_optional("usearch.index", "search").Index(ndim=array.shape[1], metric="ip", dtype="f32")
     index.add(np.arange(len(texts)), array, threads=1)
     index.save(str(file))
@@ -289,6 +299,20 @@ class Index:
             if len(index) != self.size or index.ndim != embed_texts(*encoder, ["a"]).shape[1]:
                 raise ValueError(f"{len(index)} vectors of {index.ndim} numbers")
         return index, encoder
+
+    @cached_property
+    def document_frequencies(self) -> Counter[str]:
+        """The number of passages with each word."""
+        return Counter(token for text in self.documents for token in set(bm25_tokens(text)))
+
+    @property
+    def encoder(self) -> tuple[LanguageModel, Task, Tokenizer]:
+        """The model, task and tokenizer that encode queries."""
+        return self._dense[1]
+
+    def vectors(self) -> np.ndarray:
+        """The vectors of the passages, (passages, width), in index order. Raises RunError as a search does."""
+        return np.asarray(self._dense[0].get(np.arange(self.size)))
 
     def _by_words(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         lists = []

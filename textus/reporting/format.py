@@ -65,18 +65,6 @@ def text_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str
     return "\n".join(lines + [_line(line, widths, right) for line in cells])
 
 
-def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """Rows as a Markdown table."""
-    columns, cells = format_cells(rows, columns)
-    marks = ["---:" if right else "---" for right in numeric_columns(rows, columns)]
-    lines = [
-        list(columns),
-        marks,
-        *([text.replace("|", "\\|").replace("\n", " ") for text in row] for row in cells),
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def format_cells(rows: Sequence[Row], columns: Sequence[str] | None) -> tuple[Sequence[str], list[list[str]]]:
     """(columns, or every key in order of appearance; the text of each cell)."""
     if columns is None:

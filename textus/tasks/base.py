@@ -99,6 +99,8 @@ class Task(TaskReporting, ABC):
     """Rows that share these fields are held out together. Empty: rows that share all input fields."""
     model_defaults: ClassVar[dict[str, Any]] = {}
     """Config values of a new model that differ from those of other tasks, for families that have them."""
+    new_model_size: ClassVar[dict[str, int]] = {"n_layer": 2, "d_model": 256, "context_length": 256}
+    """Arguments of `config_for_size` for a new model."""
     min_rows = 2
     """Rows needed where some of them are held out."""
     text_counts: tuple[int, ...] = ()
@@ -282,10 +284,17 @@ def read_field(record: Record, name: str) -> Any:
     if name not in record.values:
         raise DataError(
             "column_not_found",
-            f"{record.where} has no field {name!r}; it has {list_fields(record)}: name its column with --columns"
-            f" {name}=COLUMN",
+            f"{record.where} has no field {name!r}; it has {list_fields(record)}: {columns_remedy(name)}",
         )
     return record.values[name]
+
+
+def columns_remedy(name: str) -> str:
+    """What to do where a field is missing."""
+    return (
+        f"name its column with --columns {name}=COLUMN; if the file has no header, by its number, such as"
+        f" --columns 0={name}"
+    )
 
 
 def list_fields(record: Record) -> str:

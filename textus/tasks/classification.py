@@ -226,11 +226,11 @@ class Classification(Task):
             edges = [place * len(ids) // n for place in range(n + 1)]  # of one length, but for one id
             windows = (self.encode_example(example, [ids[a:b]], template) for a, b in pairwise(edges))
             rows += [replace(window, meta=number) for window in windows]
-        if several := sum(count > 1 for count in Counter(row.meta for row in rows).values()):
-            log_notice(
-                several, " of ", len(examples), f" texts are longer than {template.max_length} tokens: all are read",
-                " in ", len(rows), " windows",
-            )  # fmt: skip
+        several = sum(count > 1 for count in Counter(row.meta for row in rows).values())
+        log_notice(
+            several, " of ", len(examples), f" texts are longer than {template.max_length} tokens: all are read",
+            " in ", len(rows), " windows",
+        )  # fmt: skip
         return rows
 
     def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:

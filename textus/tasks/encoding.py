@@ -35,11 +35,11 @@ def encode_examples(
     """All examples as ids; reports how many were truncated."""
     rows = task.encode(examples, tokenizer, template)
     where = getattr(task.settings, "cut", "end")
-    if cut := [row.n_truncated for row in rows if row.n_truncated]:
-        log_notice(
-            len(cut), " of ", len(rows), f" texts are longer than {template.max_length} tokens: the {where}s of them, ",
-            sum(cut), " tokens in all, are not read",
-        )  # fmt: skip
+    cut = [row.n_truncated for row in rows if row.n_truncated]
+    log_notice(
+        len(cut), " of ", len(rows), f" texts are longer than {template.max_length} tokens: the {where}s of them, ",
+        sum(cut), " tokens in all, are not read",
+    )  # fmt: skip
     return rows
 
 

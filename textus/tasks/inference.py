@@ -15,6 +15,7 @@ from textus.models.contract import LanguageModel, Loss, RawTextModel, step_seed
 from textus.models.nn.heads import build_head
 from textus.tasks.base import EncodedExample, Example, Task, joined_text
 from textus.tasks.encoding import collate, encode_examples, input_template, length_batches
+from textus.tasks.generation import PairTask, write_texts
 from textus.tokenizers import Tokenizer
 
 
@@ -87,6 +88,8 @@ def predict_texts(
     model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]
 ) -> list[Any]:
     """The task's outputs for examples."""
+    if isinstance(task, PairTask):
+        return list(write_texts(model, task, tokenizer, examples))
     if isinstance(model, RawTextModel):
         return list(model.predict_probabilities([joined_text(example) for example in examples], task.labels))
     template = input_template(model.config, tokenizer, task.max_length)

@@ -227,8 +227,7 @@ class QuestionAnswering(Task):
             " set task.longest_answer to more",
         }
         for name, what in messages.items():
-            if counts[name]:
-                log_notice(counts[name], " of ", n, f" {what}")
+            log_notice(counts[name], " of ", n, f" {what}")
 
     # ── answers ────────────────────────────────────────────────────────────────────────────────
 

@@ -15,15 +15,18 @@ from textus.models.contract import LanguageModel, RawTextModel
 from textus.runs.record import RunRecord
 from textus.runs.store import load
 from textus.tasks.base import Task
+from textus.tasks.generation import GenerationTask
 from textus.tokenizers import Tokenizer
 
 TASKS = {
+    "chat": ("textus.tasks.chat", "Chat"),
     "classification": ("textus.tasks.classification", "Classification"),
     "question-answering": ("textus.tasks.question_answering", "QuestionAnswering"),
     "regression": ("textus.tasks.regression", "Regression"),
     "relations": ("textus.tasks.relations", "Relations"),
     "similarity": ("textus.tasks.similarity", "Similarity"),
     "tagging": ("textus.tasks.tagging", "Tagging"),
+    "text2text": ("textus.tasks.text2text", "Text2Text"),
 }
 """Task name → module and class. A new task is one file and one line here, or an entry point of a package."""
 
@@ -50,22 +53,29 @@ def load_for_task(run: Path) -> tuple[LanguageModel, Tokenizer, RunRecord]:
     """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
     model, tokenizer, record = load(run)
     if task_names(record) and not isinstance(model, RawTextModel):
-        model.set_inference_compute(record["compute"]["precision"])
+        writes = issubclass(task_class(record["task"]), GenerationTask)
+        model.set_inference_compute("float32" if writes else record["compute"]["precision"])
     return model.eval(), tokenizer, record
 
 
 def task_names(record: RunRecord) -> list[str]:
-    """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text, an imported
-    chat model included.
+    """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text, a chat model
+    included.
     """
     return [] if record.get("task") in (None, "chat") else [record["task"], *record.get("extra_tasks", {})]
+
+
+def trained_tasks(record: RunRecord) -> list[str]:
+    """`task_names`, and chat for a run that was trained on conversations here, not for an imported chat model."""
+    is_chat = record.get("task") == "chat" and "task_settings" in record
+    return ["chat"] if is_chat else task_names(record)
 
 
 def record_for_task(record: RunRecord, name: str | None, run: Path) -> RunRecord:
     """The record of one task of a run, as if the run had been trained on it alone. `name` may be None where there is
     only one task. Raises UsageError for an unknown name.
     """
-    names = task_names(record)
+    names = trained_tasks(record)
     if name is None and len(names) > 1:
         raise UsageError(
             "missing_argument",

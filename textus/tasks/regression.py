@@ -116,7 +116,8 @@ class Regression(Task):
 
     def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
         examples = super().make_examples(records, labelled=labelled)
-        if lacking := sum(any(map(math.isnan, example.numbers)) for example in examples):
+        lacking = sum(any(map(math.isnan, example.numbers)) for example in examples)
+        if examples and examples[0].numbers:
             log_notice(
                 lacking, " of ", len(examples), " rows lack a number: they get the training rows' mean"
             )

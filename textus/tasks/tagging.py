@@ -200,11 +200,11 @@ class Tagging(Task):
         rows: list[EncodedExample] = []
         for number, example in enumerate(examples):
             rows += self.encode_windows(example, [next(flat) for _ in example.texts], template, number)
-        if several := [count for count in Counter(row.meta for row in rows).values() if count > 1]:
-            log_notice(
-                len(several), " of ", len(examples), f" texts are longer than {template.max_length} tokens: they are",
-                " read in ", sum(several), " windows that overlap",
-            )  # fmt: skip
+        several = [count for count in Counter(row.meta for row in rows).values() if count > 1]
+        log_notice(
+            len(several), " of ", len(examples), f" texts are longer than {template.max_length} tokens: they are",
+            " read in ", sum(several), " windows that overlap",
+        )  # fmt: skip
         return rows
 
     def encode_windows(

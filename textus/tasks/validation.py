@@ -22,7 +22,7 @@ from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
-from textus.data.labeled import Record, read_records
+from textus.data.labeled import Record
 from textus.data.skipping import BadRow, parse_rows, sort_by_place, unreadable_rows
 from textus.models.contract import CountBased
 from textus.models.registry import family as family_of
@@ -286,9 +286,9 @@ def check_file(
     cls: type[Task], settings: Any, path: Path, config: ValidateConfig, *, trains: bool
 ) -> tuple[ValidationReport, list[Record]]:
     """The usable rows of a file, and what is wrong with the others."""
-    spelled, faults = parse_columns(config.columns), list[RowProblem]()
+    faults = list[RowProblem]()
     with captured_notices() as lines:
-        records = read_records(path, spelled, encoding=config.encoding or "", problems=faults)
+        records = config.records(path, faults)
         if trains:
             records, faults = drop_held_out_files(path, records, faults)
     n_rows = len(records) + len(faults)
@@ -312,7 +312,7 @@ def check_file(
     checked.usable = len(good)
     names = list(dict.fromkeys(name for record in records for name in record.values))
     with contextlib.suppress(DataError):
-        given = {name: column for column, name in spelled.items()}
+        given = {name: column for column, name in parse_columns(config.columns).items()}
         fields = [name for name in cls.used_fields(settings, records[0].values) if name in names]
         checked.columns = {name: given.get(name, name) for name in fields}
         checked.not_read = [name for name in names if name not in fields]

@@ -21,10 +21,10 @@ def seconds_of(preset: str) -> int:
         return PRESETS[preset]
     if match := re.fullmatch(r"([1-9]\d{0,4})(s|min|h)", preset):
         return int(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
-    raise unknown_name_error("preset", preset, PRESETS)
+    raise unknown_name_error("preset", preset, [*PRESETS, "or a time such as 3min"])
 
 
-GROUPS = ("model", "train", "optim", "choices")
+GROUPS = ("model", "train", "optim", "compute")
 """Groups of settings that `overrides` may name."""
 
 
@@ -126,7 +126,7 @@ class PretrainConfig(Overrides):
             check_count_flags(self, {field.name for field in fields(config)})
         elif model.backward:
             for override in self.overrides:
-                if override.startswith(("choices.workers=", "train.micro_batches=")):
+                if override.startswith(("compute.workers=", "train.micro_batches=")):
                     raise UsageError(
                         "option_not_applicable",
                         f"--set {override}: {self.family} takes its batches whole; leave it out",
@@ -159,7 +159,7 @@ def check_count_flags(request: PretrainConfig, known: set[str]) -> None:
     for override in request.overrides:
         group, _, path = override.partition(".")
         name = path.partition("=")[0].partition(".")[0]
-        if group == "choices":
+        if group == "compute":
             remedies[f"--set {override}"] = nothing
         elif group == "optim" or (group == "train" and name in by_gradients):
             remedies[f"--set {override}"] = instead.get(name, shape)

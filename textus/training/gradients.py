@@ -34,8 +34,8 @@ class GradientAccumulator:
         if workers > 1 and dropout and not getattr(model, "native", False):
             raise UsageError(
                 "conflicting_options",
-                f"choices.workers={workers} with dropout: the workers would share one stream of random numbers, and no"
-                " two runs would be alike; set choices.workers=1 or model.dropout=0",
+                f"compute.workers={workers} with dropout: the workers would share one stream of random numbers, and no"
+                " two runs would be alike; set compute.workers=1 or model.dropout=0",
             )
         self.model, self.workers = model, workers
         self.loss = loss or (lambda model, batch: model.loss(batch))

@@ -33,7 +33,7 @@ SCHEDULES = (
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """How weights are moved. `muon` (Jordan et al. 2024) moves the matrices, AdamW everything else.
+    """How weights are updated. `muon` (Jordan et al. 2024) moves the matrices, AdamW everything else.
 
     `rate` is for `muon`'s matrices or, with any other optimiser, for all; None is the default in `RATES`. `other_rate`
     is for what is not a matrix under muon, and under any optimiser for the group `critic` of a GAN.

@@ -68,7 +68,7 @@ class Plan:
     family: str
     model: Any
     train: TrainSettings
-    choices: ComputeConfig
+    compute: ComputeConfig
     measured: dict[str, Any] = field(default_factory=dict)
     clock: CpuBudget | None = None
     tokens_per_step: int = 0
@@ -79,7 +79,7 @@ class Plan:
             "family": self.family,
             "config": to_dict(self.model),
             "settings": to_dict(self.train),
-            "compute": asdict(self.choices),
+            "compute": asdict(self.compute),
             "measured": self.measured,
             "seed": self.train.seed,
             "budget": {"budget": self.clock.budget} if self.clock else None,
@@ -156,7 +156,7 @@ def plan_neural(request: PretrainConfig, tokenized: TokenizedCorpus, started: fl
     )
     train = replace(train, optim=replace(train.optim, rate=train.optim.own_rate))
     batches = make_loader(outline, tokenized, **sizes_of(outline, train))
-    choices, measured = choose(request, config, train, batches)
+    compute, measured = choose_compute(request, config, train, batches)
     steps_given = [
         assignment for assignment in request.overrides_for("train") if assignment.startswith("steps=")
     ]
@@ -166,8 +166,8 @@ def plan_neural(request: PretrainConfig, tokenized: TokenizedCorpus, started: fl
             most = affordable(outline, measured, (clock.budget - clock.used()) * (1 - SHARE_FOR_REST))
         steps = steps_for(request.family, config, batches.tokens_per_step, store.n_targets, most)
         train = replace(train, steps=steps)
-    train = with_intervals(train, request, choices.workers, batches.tokens_per_step)
-    return Plan(request.family, config, train, choices, measured, clock, batches.tokens_per_step)
+    train = with_intervals(train, request, compute.workers, batches.tokens_per_step)
+    return Plan(request.family, config, train, compute, measured, clock, batches.tokens_per_step)
 
 
 def new_config(
@@ -233,7 +233,7 @@ def rows_for(model: LanguageModel, size: ModelSize, store: TokenDataset) -> int:
 
 
 def model_values(assignments: list[str], config_class: Any) -> dict[str, Any]:
-    """The model's fields as the person set them, still words but for None and the parts of tuples."""
+    """The model's fields as the person set them, unparsed strings, except None and tuple items."""
     kinds, values = get_type_hints(config_class), dict[str, Any]()
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
@@ -272,10 +272,10 @@ def dropout_for(epochs: float) -> float:
     return 0.0 if epochs < 6 else 0.1 if epochs < 30 else 0.2
 
 
-def choose(
+def choose_compute(
     request: PretrainConfig, config: Any, train: TrainSettings, batches: BatchSource
 ) -> tuple[ComputeConfig, dict[str, Any]]:
-    """The run's choices: another run's, measured (presets), or a fixed rule; `--set choices.…` has the last
+    """The run's choices: another run's, measured (presets), or a fixed rule; `--set compute.…` has the last
     word.
     """
     measured: dict[str, Any] = {}
@@ -292,7 +292,7 @@ def choose(
         with torch.device("meta"):
             outline = build(request.family, config)
         chosen = candidates(outline, compiled=False)[0]
-    return apply_overrides(chosen, request.overrides_for("choices")), measured
+    return apply_overrides(chosen, request.overrides_for("compute")), measured
 
 
 def steps_for(family: str, config: Any, tokens_per_step: int, n_targets: int, most: int | None) -> int:

@@ -61,7 +61,7 @@ def train(
 
     Raises UsageError for options that are wrong before anything is written, DataError for a corpus that cannot be used.
     """
-    one_thread()
+    set_up_process()
     started = cpu_seconds()
     config.check()
     corpus = open_corpus(corpus_path)
@@ -74,36 +74,36 @@ def train(
     check_output_dir(out, force=force)
     record = plan.record(corpus, read) | {"request": request_values(config)}
     if parent := config.init_from:
-        record |= {"parent": str(parent.resolve()), "parent_weights": weights_sum(parent)}
+        record |= {"parent": str(parent.resolve()), "parent_weights": weights_sha256(parent)}
     # options that are wrong are refused before anything is written or replaced
     ready = prepare(record, tokenized)
     begun = None
     if (embeddings := config.embeddings) and known:
         record["embeddings"] = {"path": str(embeddings.resolve()), "sha256": sha256(embeddings)}
-        record["embeddings"] |= begin_with(ready.model, known, read, embeddings)
+        record["embeddings"] |= init_embeddings(ready.model, known, read, embeddings)
         begun = vectors.input_embedding(ready.model).weight
     run = create_run(out, record, read, begun)
     report_plan(plan, tokenized, ready.model)
     return train_to_end(run, ready, plan.clock)
 
 
-def weights_sum(parent: Path) -> str:
+def weights_sha256(parent: Path) -> str:
     """SHA-256 of a finished run's weights; RunError for one that is not finished."""
     return verify(parent)["model.safetensors"]
 
 
-def begin_as(model: LanguageModel, record: RunRecord) -> None:
+def init_from_parent(model: LanguageModel, record: RunRecord) -> None:
     """Give a model the weights of the run its record continues from. Raises RunError where that run is gone or has
     other weights now, UsageError where they do not fit.
     """
     parent = Path(record["parent"])
-    same_weights(parent, record["parent_weights"])
-    take_weights(model, load(parent)[0], parent)
+    check_same_weights(parent, record["parent_weights"])
+    copy_weights(model, load(parent)[0], parent)
 
 
-def same_weights(parent: Path, expected: str) -> None:
+def check_same_weights(parent: Path, expected: str) -> None:
     """RunError where a run that another one began with has other weights by now."""
-    if (now := weights_sum(parent)) != expected:
+    if (now := weights_sha256(parent)) != expected:
         raise RunError(
             "data_changed",
             f"{parent} has other weights (SHA-256 {now[:12]}…) than this run began with"
@@ -111,7 +111,7 @@ def same_weights(parent: Path, expected: str) -> None:
         )
 
 
-def take_weights(model: LanguageModel, other: LanguageModel, parent: Path) -> None:
+def copy_weights(model: LanguageModel, other: LanguageModel, parent: Path) -> None:
     """Give a model the weights of another, which was read from `parent`; UsageError where they do not fit."""
     weights, own = other.state_dict(), model.state_dict()
     for name in sorted(weights.keys() | own.keys()):
@@ -136,7 +136,7 @@ def word_vectors(file: Path, family: str) -> vectors.WordVectors:
     return vectors.read(file)
 
 
-def begin_with(
+def init_embeddings(
     model: LanguageModel, known: vectors.WordVectors, tokenizer: tokenizers.Tokenizer, file: Path
 ) -> dict[str, int]:
     """Word vectors as the model's first input embeddings, and how many there were for the record; UsageError
@@ -163,14 +163,14 @@ def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
         )
 
 
-def one_thread() -> None:
+def set_up_process() -> None:
     """Work as all training here does: memory kept, one thread a worker: docs/log.md has the reasons."""
     keep_freed_memory()
     torch.set_num_threads(1)
 
 
 def report_plan(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) -> None:
-    train, choices, store = plan.train, plan.choices, tokenized.dataset()
+    train, compute, store = plan.train, plan.compute, tokenized.dataset()
     if isinstance(model, CountBased):
         log_notice(f"{plan.family}: counting {store.n_targets:,} tokens")
         return
@@ -181,7 +181,7 @@ def report_plan(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) ->
     log_notice(
         f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} rows and"
         f" {plan.tokens_per_step:,} tokens, {tokens / max(1, store.n_targets):.1f} times the corpus;"
-        f" {choices.step} {choices.precision}, {choices.workers} worker(s)"
+        f" {compute.step} {compute.precision}, {compute.workers} worker(s)"
     )
     if tokens > 100 * store.n_targets:
         log_notice(
@@ -254,17 +254,17 @@ def prepare(record: RunRecord, tokenized: TokenizedCorpus, *, begin: bool = True
     """All that a run's record decides, built; without `begin`, the weights are those of a checkpoint, and no parent is
     needed. UsageError for what does not go together.
     """
-    one_thread()
+    set_up_process()
     tokenizer = tokenized.tokenizer
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(ComputeConfig, record["compute"], "compute.")
+    compute = from_dict(ComputeConfig, record["compute"], "compute.")
     torch.manual_seed(derive_seed(train.seed, "weights"))
     model = build(record["family"], record["config"])
     if begin and record.get("parent"):
-        begin_as(model, record)
+        init_from_parent(model, record)
     if not isinstance(model, CountBased):
-        model.to(choices.device)
-        model.set_compute(choices.precision, choices.attention, choices.step)
+        model.to(compute.device)
+        model.set_compute(compute.precision, compute.attention, compute.step)
     vocabulary = model.config.vocab_size
     if vocabulary < tokenizer.vocab_size:
         raise UsageError(
@@ -278,7 +278,7 @@ def prepare(record: RunRecord, tokenized: TokenizedCorpus, *, begin: bool = True
             f"train.context_length={train.context_length} is longer than the model's context of {context}; set"
             " model.context_length too",
         )
-    backward = type(model).backward or GradientAccumulator(model, choices.workers).of_all(train.micro_batches)
+    backward = type(model).backward or GradientAccumulator(model, compute.workers).of_all(train.micro_batches)
     batches = make_loader(model, tokenized, **sizes_of(model, train))
     evaluate = None if isinstance(model, CountBased) else _evaluation(model, tokenized, train)
     check_patience(model, train, evaluate)
@@ -288,8 +288,9 @@ def prepare(record: RunRecord, tokenized: TokenizedCorpus, *, begin: bool = True
 def train_to_end(
     run: RunFolder, ready: TrainingSetup, clock: CpuBudget | None = None, until: int | None = None
 ) -> Path:
-    """Train, or continue from the run's newest checkpoint; reports what the family finds wrong with the weights"
-    " to use."""
+    """Train, or continue from the run's newest checkpoint; reports what the family finds wrong with the weights
+    to use.
+    """
     fit(
         ready.model, ready.batches, settings=ready.settings, run=run, clock=clock, backward=ready.backward,
         evaluate=ready.evaluate, until=until,

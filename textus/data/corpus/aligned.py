@@ -10,7 +10,7 @@ from typing import Any
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import detect_line_end, split_lines, strip_line_end
-from textus.data.corpus.documents import RawDocument, UnreadableError
+from textus.data.corpus.documents import RawDocument, translate_read_errors
 from textus.data.corpus.sources import Source, scan
 
 
@@ -78,10 +78,8 @@ def read_lines(
     """The lines of a text file and its decoding steps. Raises DataError where it cannot be read."""
     for source in scan([path], Path(), advance):
         if isinstance(source, Source):
-            try:
+            with translate_read_errors(path):
                 end = detect_line_end(open_text(source, encoding=encoding)[1])
                 detected, text = open_text(source, encoding=encoding)
-            except UnreadableError as error:
-                raise DataError(error.code, f"{path} cannot be read: {error}") from error
             return split_lines(text, end), detected.steps
     raise DataError("unreadable_file", f"{path} cannot be read; give a text file")

@@ -33,6 +33,7 @@ from textus.data.corpus.documents import (
     SPLITS,
     CorpusSettings,
     Document,
+    MissingColumnError,
     RawDocument,
     SkippedItem,
     UnreadableError,
@@ -42,7 +43,7 @@ from textus.data.corpus.readers import named_fields, read_source
 from textus.data.corpus.repair import repair, split_parts
 from textus.data.corpus.sources import SUFFIXES, Source, scan, total_bytes
 from textus.data.corpus.store import Corpus, open_corpus
-from textus.data.corpus.tables import MissingColumnError, ReadConfig, parse_columns
+from textus.data.corpus.tables import ReadConfig, parse_columns
 
 
 class IndexRow(NamedTuple):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from encodings.aliases import aliases
 
-from textus.core.errors import CodedError, UsageError
+from textus.core.errors import CodedError, DataError, UsageError
 from textus.core.names import nearest_name
 
 PART_CHARS = 1_000_000
@@ -22,6 +23,21 @@ SPLITS = ("train", "validation")
 
 class UnreadableError(CodedError):
     """A source cannot be read; the message is the reason. The build skips and reports it."""
+
+
+class MissingColumnError(UnreadableError):
+    """A table lacks a column that was named, or that is needed."""
+
+
+@contextmanager
+def translate_read_errors(name: object, remedy: str = "") -> Iterator[None]:
+    """Raise errors of reading `name`, a path or a source, as DataError with the same code."""
+    try:
+        yield
+    except MissingColumnError as error:
+        raise DataError(error.code, f"{name} {error}") from error
+    except UnreadableError as error:
+        raise DataError(error.code, f"{name} cannot be read: {error}{remedy}") from error
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,24 @@ from textus.core.errors import UsageError
 from textus.core.names import import_optional
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import RowProblem
-from textus.data.corpus.documents import RECORD_CHARS, RawDocument, SkippedItem, UnreadableError
+from textus.data.corpus.documents import (
+    RECORD_CHARS,
+    MissingColumnError,
+    RawDocument,
+    SkippedItem,
+    UnreadableError,
+)
+from textus.data.corpus.pdf_docx import read_pdf_or_docx
 from textus.data.corpus.repair import replace_surrogates
 from textus.data.corpus.sources import Source
 from textus.data.corpus.tables import (
     TABLES,
-    MissingColumnError,
     PlacedRow,
     ReadConfig,
     error_line,
     missing_column_error,
     read_rows,
+    read_whole,
     silent,
 )
 
@@ -39,6 +46,9 @@ def read_source(source: Source, reading: ReadConfig) -> Read:
     """
     if source.kind in TABLES or (reading.by_position and source.kind == "text"):
         yield from read_table(source, reading)
+        return
+    if source.kind in ("pdf", "docx"):
+        yield RawDocument(source.name, 0, [read_pdf_or_docx(source)], (f"{source.kind}:text",))
         return
     detected, text = open_text(source, encoding=reading.encoding, page=source.kind == "html")
     steps = detected.steps
@@ -53,9 +63,8 @@ def read_source(source: Source, reading: ReadConfig) -> Read:
 
 def read_page(source: Source, text: Iterable[str], steps: tuple[str, ...]) -> RawDocument:
     """The main text of a page by trafilatura; all of its text where that finds none."""
-    page, n_replaced = replace_surrogates(
-        read_whole_page(text, source.name)
-    )  # the parsers stop at a lone surrogate, and at NUL
+    whole = read_whole(text, RECORD_CHARS, "a page of over {:,} characters; split it")
+    page, n_replaced = replace_surrogates(whole)  # the parsers stop at a lone surrogate, and at NUL
     page = UNPARSABLE.sub("", DECLARATION.sub("", page, count=1))
     steps = (*steps, *([f"replaced:{n_replaced}"] if n_replaced else []))
     trafilatura = import_optional("trafilatura", "text")
@@ -73,17 +82,6 @@ def read_page(source: Source, text: Iterable[str], steps: tuple[str, ...]) -> Ra
 
 UNPARSABLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff]")
 DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
-
-
-def read_whole_page(text: Iterable[str], name: str) -> str:
-    """A whole page. Raises UnreadableError beyond the limit."""
-    pieces, n_chars = [], 0
-    for piece in text:
-        pieces.append(piece)
-        n_chars += len(piece)
-        if n_chars > RECORD_CHARS:
-            raise UnreadableError("record_too_long", f"a page of over {RECORD_CHARS:,} characters; split it")
-    return "".join(pieces)
 
 
 class HtmlTextExtractor(HTMLParser):

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, cast
 
 from textus.core.console import to_printable
 from textus.core.errors import DataError
-from textus.core.names import import_optional
+from textus.core.names import import_optional, nearest_name
 from textus.data.corpus.documents import SkippedItem, UnreadableError
 
 BLOCK_BYTES = 1 << 19
@@ -41,13 +41,15 @@ KINDS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".pdf": "pdf",
+    ".docx": "docx",
 }
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 TARS = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tgz", ".tbz2", ".txz")
 SUFFIXES = f"{' '.join(KINDS)}, each plain or in .gz, .bz2, .xz, .zst, .zip or .tar"
 UNSUPPORTED_SUFFIXES = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet: save it as csv"),
-    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pdf", ".epub"), "save it as plain text or html"),
+    **dict.fromkeys((".doc", ".odt", ".rtf", ".epub"), "save it as plain text or html"),
     **dict.fromkeys((".7z", ".rar", ".lz4", ".lzma", ".z", ".br"), "unpack it first"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".arrow", ".feather"), "save it as jsonl or parquet"),
 }
@@ -95,7 +97,10 @@ def scan(
     default = "text" if any_suffix else None
     for path in map(Path, given):
         if not os.path.lexists(path):
-            raise DataError("not_found", f"{path} does not exist; give a file or folder of text")
+            names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+            near = nearest_name(path.name, names)
+            hint = f"did you mean {path.parent / near}?" if near else "give an existing file or folder"
+            raise DataError("not_found", f"{path} does not exist; {hint}")
         if path.is_dir():
             yield from scan_folder(path, skip.resolve(), advance, default)
         else:

@@ -28,7 +28,7 @@ from textus.data.corpus.dialects import (
     split_lines,
     strip_declaration,
 )
-from textus.data.corpus.documents import UnreadableError
+from textus.data.corpus.documents import MissingColumnError, UnreadableError
 from textus.data.corpus.exports import FIELDS
 from textus.data.corpus.sources import READ_ERRORS, Source, read_blocks
 
@@ -55,10 +55,6 @@ Rows = Iterator[PlacedRow | RowProblem]
 
 def silent(line: str) -> None:
     """Report nothing: for a file that is read again."""
-
-
-class MissingColumnError(UnreadableError):
-    """A table lacks a column that was named, or that is needed."""
 
 
 @dataclass(frozen=True)
@@ -437,7 +433,7 @@ def json_rows(text: TextSource, report: Callable[[str], None]) -> Rows:
     """The rows of a json file: a list of objects, an object with one inside, JSON lines, or one object. Raises
     UnreadableError for anything else.
     """
-    whole = read_whole(text())
+    whole = read_whole(text(), JSON_CHARS, "has over {:,} characters; give its rows as JSON lines (.jsonl)")
     try:
         value = json.loads(whole.strip("\ufeff"), object_pairs_hook=object_from_pairs)
         if isinstance(value, dict) and (name := find_repeated_key(value)) is not None:
@@ -472,16 +468,14 @@ def concatenated_values(whole: str, error: Exception) -> Iterator[tuple[str, Any
 BLANKS = re.compile(r"^[\s,\ufeff]+")
 
 
-def read_whole(text: Iterable[str]) -> str:
-    """All characters of a json file. Raises UnreadableError beyond the limit."""
+def read_whole(text: Iterable[str], limit: int, message: str) -> str:
+    """All characters of a text. Raises UnreadableError with the `message` beyond the `limit`."""
     pieces, n_chars = [], 0
     for piece in text:
         pieces.append(piece)
         n_chars += len(piece)
-        if n_chars > JSON_CHARS:
-            raise UnreadableError(
-                "record_too_long", f"has over {JSON_CHARS:,} characters; give its rows as JSON lines (.jsonl)"
-            )
+        if n_chars > limit:
+            raise UnreadableError("record_too_long", message.format(limit))
     return "".join(pieces)
 
 

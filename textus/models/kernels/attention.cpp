@@ -9,7 +9,7 @@
 // A product's left side is read one 32-bit pair of bfloat16 at a time and spread over a register; its right side is
 // "paired": a register holds for 16 columns the pair of values that follow each other along the sum.
 
-#include <cstdint>
+#include "bfloat16.h"
 
 // What a head's width must be a multiple of; 0 where this processor has no such products.
 extern "C" int64_t textus_attention_width_step() {
@@ -21,45 +21,26 @@ extern "C" int64_t textus_attention_width_step() {
 }
 
 #ifdef __AVX512BF16__
-#include <cstring>
-#include <immintrin.h>
 #include <new>
 
 namespace {
 
-using bf16 = uint16_t;
 constexpr int64_t ROWS = 16;    // queries whose scores are held at once
 constexpr int64_t BLOCK = 64;   // queries whose gradients are added to those of keys and values at once
-
-#define INLINE static inline __attribute__((always_inline))
 
 int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 // Memory of one call, given back at its end.
-struct Room {
+struct Workspace {
     char *start, *next;
-    explicit Room(int64_t bytes) : start(static_cast<char*>(operator new(size_t(bytes), std::align_val_t(64)))), next(start) {}
-    ~Room() { operator delete(start, std::align_val_t(64)); }
+    explicit Workspace(int64_t bytes) : start(static_cast<char*>(operator new(size_t(bytes), std::align_val_t(64)))), next(start) {}
+    ~Workspace() { operator delete(start, std::align_val_t(64)); }
     template <class T> T* take(int64_t count) {
         T* found = reinterpret_cast<T*>(next);
         next += up(count * int64_t(sizeof(T)), 64);
         return found;
     }
 };
-
-INLINE __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // in this order a NaN stays one
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 8);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(8.3334519073e-3f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
-}
 
 // Lanes of the keys s .. s + 15 inside [from, to).
 INLINE __mmask16 lanes(int64_t s, int64_t from, int64_t to) {
@@ -233,7 +214,7 @@ struct Head {
     int64_t end(int64_t t) const { return first ? t + ROWS : up(length, ROWS); }
 };
 
-// The way there, a head after the other; keys and values that several heads share are read once.
+// The forward pass, one head after the other; keys and values that several heads share are read once.
 struct Forward {
     uint32_t *keys, *values;  // (K / 2, T), (T / 2, K)
     float *scores, *mixed;
@@ -241,14 +222,14 @@ struct Forward {
     int64_t padded = 0;
 
     static int64_t bytes(int64_t longest, int64_t width) { return up(longest, ROWS) * (width * 4 + ROWS * 6) + ROWS * width * 6 + 1024; }
-    Forward(Room& room, int64_t longest, int64_t width) {
+    Forward(Workspace& workspace, int64_t longest, int64_t width) {
         int64_t most = up(longest, ROWS);
-        keys = room.take<uint32_t>(width / 2 * most);
-        values = room.take<uint32_t>(most / 2 * width);
-        scores = room.take<float>(ROWS * most);
-        mixed = room.take<float>(ROWS * width);
-        weights = room.take<bf16>(ROWS * most);
-        queries = room.take<bf16>(ROWS * width);
+        keys = workspace.take<uint32_t>(width / 2 * most);
+        values = workspace.take<uint32_t>(most / 2 * width);
+        scores = workspace.take<float>(ROWS * most);
+        mixed = workspace.take<float>(ROWS * width);
+        weights = workspace.take<bf16>(ROWS * most);
+        queries = workspace.take<bf16>(ROWS * width);
         std::memset(weights, 0, size_t(ROWS * most) * 2);
     }
 
@@ -258,7 +239,7 @@ struct Forward {
         pair_up(head.v, head.apart, values, head.length, head.width, padded);
     }
 
-    // Rows of `out` are `out_apart` values from each other; log_sum (T) is for the way back.
+    // Rows of `out` are `out_apart` values from each other; log_sum (T) is for the backward pass.
     void attend(const Head& head, bf16* out, int64_t out_apart, float* log_sum) {
         int64_t width = head.width;
         for (int64_t t = 0; t < head.length; t += ROWS) {
@@ -280,7 +261,7 @@ struct Forward {
     }
 };
 
-// The way back: probabilities are computed again from the log of each query's sum, tile by tile.
+// The backward pass: probabilities are computed again from the log of each query's sum, tile by tile.
 struct Backward {
     uint32_t *keys, *values, *key_pairs;  // (K / 2, T) both, (T / 2, K)
     float *sum_k, *sum_v;
@@ -293,23 +274,23 @@ struct Backward {
     static int64_t bytes(int64_t longest, int64_t width) {
         return up(longest, ROWS) * (width * 14 + BLOCK * 4 + ROWS * 10) + BLOCK * width * 8 + ROWS * width * 4 + 4096;
     }
-    Backward(Room& room, int64_t longest, int64_t width) {
+    Backward(Workspace& workspace, int64_t longest, int64_t width) {
         int64_t most = up(longest, ROWS), pairs = width / 2;
-        keys = room.take<uint32_t>(pairs * most);
-        values = room.take<uint32_t>(pairs * most);
-        key_pairs = room.take<uint32_t>(most / 2 * width);
-        sum_k = room.take<float>(most * width);
-        sum_v = room.take<float>(most * width);
-        weights = room.take<uint32_t>(BLOCK / 2 * most);
-        slopes = room.take<uint32_t>(BLOCK / 2 * most);
-        slope_rows = room.take<bf16>(ROWS * most);
-        queries = room.take<bf16>(BLOCK * width);
-        grads = room.take<bf16>(BLOCK * width);
-        query_pairs = room.take<uint32_t>(BLOCK / 2 * width);
-        grad_pairs = room.take<uint32_t>(BLOCK / 2 * width);
-        d_queries = room.take<float>(ROWS * width);
-        scores = room.take<float>(ROWS * most);
-        d_weights = room.take<float>(ROWS * most);
+        keys = workspace.take<uint32_t>(pairs * most);
+        values = workspace.take<uint32_t>(pairs * most);
+        key_pairs = workspace.take<uint32_t>(most / 2 * width);
+        sum_k = workspace.take<float>(most * width);
+        sum_v = workspace.take<float>(most * width);
+        weights = workspace.take<uint32_t>(BLOCK / 2 * most);
+        slopes = workspace.take<uint32_t>(BLOCK / 2 * most);
+        slope_rows = workspace.take<bf16>(ROWS * most);
+        queries = workspace.take<bf16>(BLOCK * width);
+        grads = workspace.take<bf16>(BLOCK * width);
+        query_pairs = workspace.take<uint32_t>(BLOCK / 2 * width);
+        grad_pairs = workspace.take<uint32_t>(BLOCK / 2 * width);
+        d_queries = workspace.take<float>(ROWS * width);
+        scores = workspace.take<float>(ROWS * most);
+        d_weights = workspace.take<float>(ROWS * most);
     }
 
     void read(const Head& head) {
@@ -397,19 +378,19 @@ Head head_of(const bf16* qkv, const int64_t* starts, int64_t b, int64_t h, int64
 
 extern "C" {
 
-// q (B, H, T, K) already over the root of K, k and v (B, G, T, K) -> out (B, T, H, K); log_sum (B, H, T) is kept for the way back.
+// q (B, H, T, K) already over the root of K, k and v (B, G, T, K) -> out (B, T, H, K); log_sum (B, H, T) is kept for the backward pass.
 // first (B, T): the first key each query sees; the last is itself.
 void textus_attention(const bf16* q, const bf16* k, const bf16* v, const int32_t* first, bf16* out, float* log_sum, int64_t batch,
                       int64_t time, int64_t n_head, int64_t n_kv_head, int64_t width) {
     int64_t repeats = n_head / n_kv_head;
-    Room room(Forward::bytes(time, width));
-    Forward way(room, time, width);
+    Workspace workspace(Forward::bytes(time, width));
+    Forward forward(workspace, time, width);
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t h = 0; h < n_head; ++h) {
             int64_t row = (b * n_head + h) * time, place = (b * n_kv_head + h / repeats) * time * width;
             Head head{q + row * width, k + place, v + place, width, time, width, 1.0f, first + b * time};
-            if (h % repeats == 0) way.read(head);
-            way.attend(head, out + (b * time * n_head + h) * width, n_head * width, log_sum + row);
+            if (h % repeats == 0) forward.read(head);
+            forward.attend(head, out + (b * time * n_head + h) * width, n_head * width, log_sum + row);
         }
 }
 
@@ -418,29 +399,29 @@ void textus_attention_backward(const bf16* d_out, const bf16* q, const bf16* k, 
                                const int32_t* first, bf16* d_q, bf16* d_k, bf16* d_v, int64_t batch, int64_t time, int64_t n_head,
                                int64_t n_kv_head, int64_t width) {
     int64_t repeats = n_head / n_kv_head;
-    Room room(Backward::bytes(time, width));
-    Backward way(room, time, width);
+    Workspace workspace(Backward::bytes(time, width));
+    Backward backward(workspace, time, width);
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t h = 0; h < n_head; ++h) {
             int64_t row = (b * n_head + h) * time, place = (b * n_kv_head + h / repeats) * time * width;
             int64_t at = (b * time * n_head + h) * width;
             Head head{q + row * width, k + place, v + place, width, time, width, 1.0f, first + b * time};
-            if (h % repeats == 0) way.read(head);
-            way.attend(head, d_out + at, n_head * width, log_sum + row, d_q + row * width);
-            if (h % repeats == repeats - 1) way.write(head, d_k + place, d_v + place);
+            if (h % repeats == 0) backward.read(head);
+            backward.attend(head, d_out + at, n_head * width, log_sum + row, d_q + row * width);
+            if (h % repeats == repeats - 1) backward.write(head, d_k + place, d_v + place);
         }
 }
 
 // Every position sees all of its own text: qkv (N, 3, H, K) of texts one after the other -> out (N, H, K), and log_sum (H, N). Text b has the positions `starts[b]` to `starts[b + 1]`, at most `longest`; scores are taken times `factor`.
 void textus_text_attention(const bf16* qkv, const int64_t* starts, bf16* out, float* log_sum, int64_t positions, int64_t batch,
                            int64_t n_head, int64_t longest, int64_t width, float factor) {
-    Room room(Forward::bytes(longest, width));
-    Forward way(room, longest, width);
+    Workspace workspace(Forward::bytes(longest, width));
+    Forward forward(workspace, longest, width);
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t h = 0; h < n_head; ++h) {
             Head head = head_of(qkv, starts, b, h, n_head, width, factor);
-            way.read(head);
-            way.attend(head, out + (starts[b] * n_head + h) * width, n_head * width, log_sum + h * positions + starts[b]);
+            forward.read(head);
+            forward.attend(head, out + (starts[b] * n_head + h) * width, n_head * width, log_sum + h * positions + starts[b]);
         }
 }
 
@@ -448,16 +429,16 @@ void textus_text_attention(const bf16* qkv, const int64_t* starts, bf16* out, fl
 void textus_text_attention_backward(const bf16* d_out, const bf16* qkv, const float* log_sum, const int64_t* starts,
                                     bf16* d_qkv, int64_t positions, int64_t batch, int64_t n_head, int64_t longest, int64_t width,
                                     float factor) {
-    Room room(Backward::bytes(longest, width));
-    Backward way(room, longest, width);
+    Workspace workspace(Backward::bytes(longest, width));
+    Backward backward(workspace, longest, width);
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t h = 0; h < n_head; ++h) {
             Head head = head_of(qkv, starts, b, h, n_head, width, factor);
             int64_t at = (starts[b] * n_head + h) * width;
             bf16* target = d_qkv + (head.q - qkv);
-            way.read(head);
-            way.attend(head, d_out + at, n_head * width, log_sum + h * positions + starts[b], target);
-            way.write(head, target + n_head * width, target + 2 * n_head * width);
+            backward.read(head);
+            backward.attend(head, d_out + at, n_head * width, log_sum + h * positions + starts[b], target);
+            backward.write(head, target + n_head * width, target + 2 * n_head * width);
         }
 }
 }

@@ -34,20 +34,6 @@ constexpr int64_t WIDE = 8192;  // the widest row
 #ifdef __AVX512BF16__
 INLINE __mmask16 lanes_before(int64_t n) { return __mmask16(n <= 0 ? 0 : n >= LANES ? 0xffff : (1 << n) - 1); }
 
-INLINE __m512 exponential(__m512 x) {  // as in attention.cpp, for x at most 0
-    x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 8);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(8.3334519073e-3f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
-}
-
 // In place: a short row (time, at most 16 BLOCKS) times `factor` -> softmax of its first `length` values, zero elsewhere. The
 // whole row stays in registers.
 template <int BLOCKS>
@@ -124,7 +110,7 @@ void textus_add_layer_norm(const bf16* x, const bf16* delta, const float* weight
     }
 }
 
-// The way back: d_x is the gradient of the sum (with `through`, what comes past the norm, where given), d_delta that of
+// The backward pass: d_x is the gradient of the sum (with `through`, what comes past the norm, where given), d_delta that of
 // delta. d_weight, d_bias and d_shift (D each, the last the sum of d_delta over rows) are added to.
 void textus_add_layer_norm_backward(const bf16* gradient, const bf16* through, const bf16* sum, const float* moments,
                                     const float* weight, bf16* d_x, bf16* d_delta, float* d_weight, float* d_bias,
@@ -192,7 +178,7 @@ void textus_spread_heads(const bf16* rows, const int64_t* starts, bf16* heads, i
         }
 }
 
-// The other way.
+// The inverse.
 void textus_gather_heads(const bf16* heads, const int64_t* starts, bf16* rows, int64_t stride, int64_t first, int64_t batch,
                          int64_t n_head, int64_t time, int64_t width) {
     for (int64_t b = 0; b < batch; ++b)

@@ -117,7 +117,7 @@ INLINE void unturn_head(const bf16* gradient, const bf16* in, bf16* out, const f
     store_row(out, turned, width);
 }
 
-// The way back: gradients of q, k, v to that of qkv; those of the head norms' weights are added to.
+// The backward pass: gradients of q, k, v to that of qkv; those of the head norms' weights are added to.
 INLINE void split_heads_backward(const bf16* d_q, const bf16* d_k, const bf16* d_v, const bf16* qkv,
                                  const float* inverse, const float* q_weight, const float* k_weight, const float* cos,
                                  const float* sin, bf16* d_qkv, float* d_q_weight, float* d_k_weight, int64_t batch,
@@ -241,7 +241,7 @@ void textus_swiglu_backward(const bf16* gradient, const bf16* gate_up, bf16* d_g
 }
 
 // In place: each value kept with probability 1 - p and divided by it, or zero. Which, is a hash of (seed, place), so that
-// nothing is stored for the way back and any number of threads gives the same. The hash: the finaliser of MurmurHash3 (Appleby).
+// nothing is stored for the backward pass and any number of threads gives the same. The hash: the finaliser of MurmurHash3 (Appleby).
 void textus_dropout(bf16* x, int64_t count, int64_t seed, float p) {
     uint32_t threshold = uint32_t(double(p) * 4294967296.0), start = uint32_t(seed);
     float scale = 1.0f / (1.0f - p);

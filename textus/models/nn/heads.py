@@ -296,13 +296,20 @@ class Pooler(nn.Module):
     A missing number (nan) becomes the mean.
     """
 
-    def __init__(self, pooling: str, dropout: float, means: list[float], deviations: list[float]) -> None:
+    def __init__(
+        self,
+        *,
+        pooling: str = "mean",
+        dropout: float = 0.1,
+        number_means: Sequence[float] = (),
+        number_deviations: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise unknown_name_error("pooling", pooling, POOLINGS)
         self.pooling, self.dropout = pooling, nn.Dropout(dropout)
         self.means, self.deviations = (
-            torch.tensor(values, dtype=torch.float64) for values in (means, deviations)
+            torch.tensor(values, dtype=torch.float64) for values in (number_means, number_deviations)
         )
 
     def forward(self, hidden: Tensor, mask: Tensor | None, numbers: Tensor | None) -> Tensor:
@@ -315,25 +322,15 @@ class Pooler(nn.Module):
 
 
 class RegressionHead(nn.Module):
-    """C numbers of a text, standardised for training. Labels: (B, C), not standardised."""
+    """C numbers of a text, standardised for training. Labels: (B, C), not standardised; `pooling`: see `Pooler`."""
 
-    def __init__(
-        self,
-        d_model: int,
-        means: list[float],
-        deviations: list[float],
-        *,
-        number_means: list[float] | None = None,
-        number_deviations: list[float] | None = None,
-        pooling: str = "mean",
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, d_model: int, means: list[float], deviations: list[float], **pooling: Any) -> None:
         super().__init__()
         self.means, self.deviations = (
             torch.tensor(values, dtype=torch.float64) for values in (means, deviations)
         )
-        self.pooled = Pooler(pooling, dropout, number_means or [], number_deviations or [])
-        self.out = Linear(d_model + len(number_means or []), len(means), bias=True)
+        self.pooled = Pooler(**pooling)
+        self.out = Linear(d_model + len(self.pooled.means), len(means), bias=True)
 
     def features(self, hidden: Tensor, batch: Batch) -> Tensor:
         """The input of the linear layer: (B, D + columns)."""
@@ -361,22 +358,13 @@ class RegressionHead(nn.Module):
 
 class OrdinalHead(nn.Module):
     """One of C ratings in order (McCullagh 1980): a text has one number, and thresholds, which never cross, cut the
-    line into ratings with logistic noise. Labels: (B,) places from 0.
+    line into ratings with logistic noise. Labels: (B,) places from 0; `pooling`: see `Pooler`.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        n_labels: int,
-        *,
-        number_means: list[float] | None = None,
-        number_deviations: list[float] | None = None,
-        pooling: str = "mean",
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, d_model: int, n_labels: int, **pooling: Any) -> None:
         super().__init__()
-        self.pooled = Pooler(pooling, dropout, number_means or [], number_deviations or [])
-        self.out = Linear(d_model + len(number_means or []), 1, bias=False)
+        self.pooled = Pooler(**pooling)
+        self.out = Linear(d_model + len(self.pooled.means), 1, bias=False)
         self.first = nn.Parameter(torch.full((1,), -(n_labels - 2) / 2))
         self.steps = nn.Parameter(torch.full((n_labels - 2,), 0.5413))  # softplus of it is 1
 
