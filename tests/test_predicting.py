@@ -52,7 +52,7 @@ def test_answers_come_out_as_a_file(
     """U1: the input's columns, line and id, label, the probability of each class."""
     out = tmp_path / f"out.{form}"
     assert main(["predict", str(linear.path), str(reviews_folder / source), "--out", str(out)]) == 0
-    assert "the answers are in predicted_label" in capsys.readouterr().err
+    assert "predictions are in predicted_label" in capsys.readouterr().err
     if form == "jsonl":
         results = [json.loads(line) for line in out.read_text().splitlines()]
         chances = [row["probabilities"] for row in results]
@@ -413,7 +413,7 @@ def test_every_value_of_a_row_has_a_column_of_its_own(
         assert set(row.values()) == {*record.values.values(), 3, *(f"answer {name}" for name in answer)}
         renamed = [name for name in answer if row.get(name) != f"answer {name}"]
         assert renamed == [name for name in answer if name in columns]
-        assert (f"the file has {', '.join(renamed)} of its own" in capsys.readouterr().err) == bool(renamed)
+        assert (f"the file already has a column {', '.join(renamed)}" in capsys.readouterr().err) == bool(renamed)
 
 
 def test_a_column_that_was_named_keeps_the_file_s_name() -> None:
@@ -478,7 +478,7 @@ def test_answers_never_replace_a_column_of_the_file(
         assert [{name: row[name] for name in old} for row, old in zip(after, before, strict=True)] == before
         assert [name for name in after[0] if name not in before[0]]
         before = after
-    assert "the answers are in predicted_label_3" in capsys.readouterr().err
+    assert "predictions are in predicted_label_3" in capsys.readouterr().err
     names = ("label", "predicted_label", "predicted_label_2", "predicted_label_3")
     assert [[row[name] for name in names] for row in before] == [["1", "1", "b", "1"], ["0", "0", "n", "0"]]
     assert len(set(table.read_text().splitlines()[0].split(","))) == len(before[0])
