@@ -413,7 +413,9 @@ def test_every_value_of_a_row_has_a_column_of_its_own(
         assert set(row.values()) == {*record.values.values(), 3, *(f"answer {name}" for name in answer)}
         renamed = [name for name in answer if row.get(name) != f"answer {name}"]
         assert renamed == [name for name in answer if name in columns]
-        assert (f"the file already has a column {', '.join(renamed)}" in capsys.readouterr().err) == bool(renamed)
+        assert (f"the file already has a column {', '.join(renamed)}" in capsys.readouterr().err) == bool(
+            renamed
+        )
 
 
 def test_a_column_that_was_named_keeps_the_file_s_name() -> None:

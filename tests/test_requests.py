@@ -30,6 +30,7 @@ FILLED: dict[str, dict[str, Any]] = {
     "pipelines.config.EmbedConfig": {"columns": "text=a"},
     "pipelines.config.IndexConfig": {"columns": "0=text", "skip_invalid": "all"},
     "pipelines.config.RewriteConfig": {"beams": 2, "length_penalty": -0.5},
+    "pipelines.config.AskConfig": {"top": 3, "threshold": 0.5, "run": Path("a b")},
     "tasks.config.ValidateConfig": {"task": "tagging", "overrides": ("task.x=1",)},
 }  # fmt: skip
 """Class → options that are not at their default: strings with quotes, line ends and other letters among them."""

@@ -36,6 +36,7 @@ EXTRAS = {
     "tune": ("optuna",),
     "search": ("usearch", "bm25s"),
     "metrics": ("sacrebleu", "rouge_score"),
+    "documents": ("pypdf", "docx"),
 }
 """Extra → the modules it installs."""
 HEADS = "heads"
