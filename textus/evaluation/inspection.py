@@ -319,7 +319,7 @@ def optional_packages() -> list[dict[str, Any]]:
 
 
 def _package(module: str) -> str:
-    return module.replace("_", "-")
+    return {"docx": "python-docx"}.get(module, module.replace("_", "-"))
 
 
 def _pip(name: str) -> str:
