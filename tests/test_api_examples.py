@@ -95,10 +95,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 EXAMPLES = {
-    name: found[1]
+    name: match[1]
     for name in api.__all__
     if inspect.isfunction(getattr(api, name))
-    and (found := re.search(r"Example:\n((?: {4}.*\n?|\n)+)", inspect.getdoc(getattr(api, name)) or ""))
+    and (match := re.search(r"Example:\n((?: {4}.*\n?|\n)+)", inspect.getdoc(getattr(api, name)) or ""))
 }
 SKIPPED = {"pull": "downloads a model", "serve": "does not end", "triples": "needs two trained taggers"}
 

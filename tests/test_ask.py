@@ -18,6 +18,7 @@ from raising import raises
 import textus
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
+from textus.data.sentences import sentence_spans
 from textus.pipelines.answers import (
     REFUSALS,
     chat_messages,
@@ -25,7 +26,6 @@ from textus.pipelines.answers import (
     check_question,
     fit_passages,
     retrieve,
-    sentence_spans,
     support,
     usable_modes,
 )

@@ -68,7 +68,7 @@ def test_every_command_of_the_papers_is_understood() -> None:
         for _, language, code in blocks(path.read_text(encoding="utf-8"))
         if language == "bash"
         for line in code.splitlines()
-        if (found := re.match(r"textus (\w+)", line)) and found[1] not in commands
+        if (match := re.match(r"textus (\w+)", line)) and match[1] not in commands
     ]
     assert unknown == []
 

@@ -57,7 +57,7 @@ LAYERS = {
         __init__
     """,
     "data": """
-        __init__ batch conversations corpus
+        __init__ batch conversations corpus sentences
         eval_text labeled token_dataset
         bucketing loader skipping
         denoising read_options weighted_rows

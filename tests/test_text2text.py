@@ -18,8 +18,9 @@ from raising import raises
 import textus
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
+from textus.data.sentences import split_sentences
 from textus.data.text_pairs import IdPair, PairFormat, pair_loader
-from textus.evaluation.text_baselines import PhraseTable, lead, sentences, textrank
+from textus.evaluation.text_baselines import PhraseTable, lead, textrank
 from textus.metrics import overlap
 
 NUMBERS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five": "fünf"}
@@ -120,7 +121,7 @@ def test_a_phrase_table_learns_words_from_whole_texts() -> None:
 
 def test_first_and_central_sentences() -> None:
     text = 'Cats sleep. Dogs chase cats. "Cats eat fish." Stocks fell! 猫睡觉。狗追猫。'
-    assert sentences(text) == [
+    assert split_sentences(text) == [
         "Cats sleep.",
         "Dogs chase cats.",
         '"Cats eat fish."',
@@ -296,6 +297,34 @@ def test_a_long_text_is_split_at_sentences(
     assert all(len(translator.tokenizer.encode(piece)) < 256 and piece.endswith(".") for piece in pieces)
     assert translator.translate(text)
     assert "1 of 1 texts are longer than the context" in capsys.readouterr().err
+
+
+def test_numbers_and_initials_end_no_sentence() -> None:
+    text = "It cost 3.5 million. J. R. Smith paid, e.g. in cash."
+    assert split_sentences(text) == ["It cost 3.5 million.", "J. R. Smith paid, e.g. in cash."]
+
+
+def test_texts_that_do_not_end_are_counted(
+    translator: textus.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for beams in (1, 3):
+        assert translator.translate(["one two three four", "one"], max_tokens=2, beams=beams)[1] == "eins"
+        assert "1 of 2 texts did not end" in capsys.readouterr().err
+    translator.translate(["one two three four", "one"])
+    assert "did not end" not in capsys.readouterr().err
+
+
+def test_a_pipe_that_is_not_utf_8_is_refused_by_line(translator: textus.Run) -> None:
+    command = [TEXTUS, "translate", str(translator.path), "-"]
+    done = subprocess.run(command, input=b"one\none \xff\n", capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"line 2 of standard input is not UTF-8" in done.stderr
+
+
+def test_trials_of_a_search_have_a_figure(tmp_path: Path) -> None:
+    rows = written(tmp_path / "pairs.jsonl", number_pairs(40))
+    options = {"task": "text2text", "model": "encoder-decoder", "epochs": 1, "overrides": SMALL}
+    assert textus.tune(rows, out=tmp_path / "search", trials=1, **options)["counts"]["done"] == 1
 
 
 def test_an_empty_text_has_an_empty_translation(translator: textus.Run) -> None:

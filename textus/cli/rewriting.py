@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from cyclopts import Parameter
 
 from textus.cli.params import AsText, CommandResult, ForceFile, Json, RunFolder, option, with_config
 from textus.core import arguments
-from textus.core.errors import UsageError
+from textus.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from textus.pipelines.config import RewriteConfig
@@ -67,6 +68,18 @@ def summarize(
     return rewrite(run, "summarize", given, (out, text, force), config, as_json=as_json)
 
 
+def decoded_lines(stream: BinaryIO) -> Iterator[str]:
+    """The lines of a pipe. Raises DataError for bytes that are not UTF-8."""
+    for number, line in enumerate(stream, 1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                "not_text",
+                f"line {number:,} of standard input is not UTF-8 ({error}); give a file with --encoding",
+            ) from error
+
+
 def rewrite(
     run: Path, goal: str, given: str, how: tuple[Path | None, bool, bool], config: Any, *, as_json: bool
 ) -> CommandResult | None:
@@ -99,7 +112,7 @@ def rewrite(
     if is_file:
         lines = read_lines(Path(given), config.encoding)
     elif given in ("-", arguments.STDIN) and not as_text:
-        lines = (line.rstrip("\r\n") for line in sys.stdin)
+        lines = decoded_lines(sys.stdin.buffer)
     else:
         lines = iter([arguments.check_text(given, forced=as_text, remedy="give an existing file")])
     texts = []

@@ -13,17 +13,13 @@ from statistics import median
 import numpy as np
 
 from textus.core.scripts import HAN
+from textus.data.sentences import split_sentences
+from textus.tasks.base import has_blanks
 
-SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]*[\"'”’）)]*\s*")
 WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}]+|[^\w\s]")
 ROUNDS = 5
 """Rounds of expectation maximization of the phrase table."""
 DAMPING = 0.85
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of a text, in English and Chinese."""
-    return [part.strip() for part in SENTENCE.findall(text) if part.strip()] or [text.strip()]
 
 
 def words(text: str) -> list[str]:
@@ -36,19 +32,19 @@ def words(text: str) -> list[str]:
 
 def usual_length(targets: Sequence[str]) -> int:
     """Sentences of a target, in the middle of all."""
-    return max(1, round(median(len(sentences(target)) for target in targets))) if targets else 1
+    return max(1, round(median(len(split_sentences(target)) for target in targets))) if targets else 1
 
 
 def lead(source: str, n: int) -> str:
     """The first `n` sentences."""
-    return " ".join(sentences(source)[:n])
+    return " ".join(split_sentences(source)[:n])
 
 
 def textrank(source: str, n: int) -> str:
     """The `n` sentences that share most words with the others, in their order: the stationary distribution of a walk
     over sentences, whose steps have the weight of shared words over the logarithms of both lengths.
     """
-    parts = sentences(source)
+    parts = split_sentences(source)
     if len(parts) <= n:
         return " ".join(parts)
     bags = [Counter(words(part)) for part in parts]
@@ -75,7 +71,7 @@ class PhraseTable:
 
     def __init__(self, sources: Sequence[str], targets: Sequence[str]) -> None:
         pairs = [(words(source), words(target)) for source, target in zip(sources, targets, strict=True)]
-        self.spaced = sum(target.count(" ") for target in targets) > 0.05 * sum(map(len, targets))
+        self.spaced = has_blanks(targets)
         names: dict[tuple[str, str], int] = {}
         cells, groups, n_groups = list[int](), list[int](), 0
         for source, target in pairs:

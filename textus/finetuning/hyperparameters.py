@@ -34,7 +34,7 @@ from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.tasks.registry import task_class
 from textus.training.pretrain import last_metrics
-from textus.training.trainer import TrainingInterrupted
+from textus.training.trainer import TrainingInterrupted, chosen_by
 
 RANGE = re.compile(r"(?P<low>[-+.\deE]+)\.\.(?P<high>[-+.\deE]+)(?P<log>:log)?")
 STARTUP, WARMUP = 5, 1
@@ -261,7 +261,7 @@ class Study:
         state, value, why = states.COMPLETE, None, ""
         try:
             start(request, folder, watch=self.watcher(trial), files=self.files)
-            value = -last_metrics(open_run(folder))["criterion"]
+            value = -chosen_by(last_metrics(open_run(folder)))
         except self.optuna.TrialPruned as stopped:
             state, why = states.PRUNED, str(stopped)
         except (
@@ -290,7 +290,7 @@ class Study:
         """What fit's evaluations are shown to; it stops a trial that falls behind."""
 
         def watch(number: int, scores: dict[str, Any]) -> None:
-            trial.report(-scores["criterion"], number)
+            trial.report(-chosen_by(scores), number)
             if trial.should_prune():
                 raise self.optuna.TrialPruned(
                     f"stopped after evaluation {number}: behind the median of the others"

@@ -82,8 +82,7 @@ def setup(
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
         nats = validation_loss(model, validation)
-        loss = round(nats, 6)
-        return {"validation": loss, "criterion": loss, **task.loss_figures(nats, held_rows)}
+        return {"validation": round(nats, 6), **task.loss_figures(nats, held_rows)}
 
     check_patience(model, train, evaluate)
     pieces = train.micro_batches

@@ -18,6 +18,7 @@ from textus.core.errors import UsageError
 from textus.core.scripts import CJK
 from textus.data.corpus.pdf_docx import PAGE_BREAK
 from textus.data.passages import Passage
+from textus.data.sentences import sentence_spans
 from textus.pipelines.search_index import FUSION_DEPTH, Index, bm25_tokens, reciprocal_rank_fusion
 
 RANK_WEIGHT = 0.5
@@ -41,10 +42,6 @@ FUNCTION_WORDS = frozenset(
 )
 """Words that do not show what a question is about."""
 QUESTION_CHARACTERS = re.compile("[吗呢么谁哪怎几]|多少|什|为何|如何")
-SENTENCE = re.compile(
-    r"[^.!?。！？；\n]+(?:[.!?](?!\s)[^.!?。！？；\n]*)*[.!?。！？；]*[\"'”’」』）)]*(?:\s*\[\d+\])*\s*"
-)
-ABBREVIATION = re.compile(r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|St|Jr|No|vs|ca|etc|e\.g|i\.e))\.\s*$")
 CITATION = re.compile(r"\[(\d+)\]")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -160,23 +157,6 @@ def coverage(weights: dict[str, float], text: str) -> float:
     present = set(bm25_tokens(text))
     total = sum(weights.values())
     return sum(weight for token, weight in weights.items() if token in present) / total if total else 0.0
-
-
-def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """The sentences of a text, stripped, in characters; a period after an initial or "Dr" ends none."""
-    spans: list[tuple[int, int]] = []
-    is_open = False
-    for match in SENTENCE.finditer(text):
-        begin = spans.pop()[0] if is_open and spans[-1][1] == match.start() else match.start()
-        spans.append((begin, match.end()))
-        is_open = bool(ABBREVIATION.search(match[0]))
-    stripped = []
-    for begin, end in spans:
-        part = text[begin:end]
-        begin += len(part) - len(part.lstrip())
-        if part.strip():
-            stripped.append((begin, begin + len(part.strip())))
-    return stripped
 
 
 def best_sentence(index: Index, retrieval: Retrieval, top: int) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from textus.core.io import fingerprint, sha256
 from textus.core.scripts import HAN
 from textus.data.inputs import read_lines
 from textus.data.output import check_output, content_hash, partial_file
+from textus.data.sentences import split_sentences
 from textus.data.text_pairs import PairFormat
-from textus.evaluation.text_baselines import sentences
 from textus.models.contract import LanguageModel
 from textus.pipelines.config import RewriteConfig
 from textus.tasks.base import Example
@@ -60,7 +60,7 @@ class Rewriter:
         if limit is None or self.n_tokens(text) <= limit:
             return [text]
         pieces: list[str] = []
-        for sentence in sentences(text):
+        for sentence in split_sentences(text):
             glue = "" if HAN_CHARACTER.search(sentence) else " "
             joined = f"{pieces[-1]}{glue}{sentence}" if pieces else sentence
             if pieces and self.n_tokens(joined) <= limit:
@@ -105,12 +105,17 @@ def task_for(task: Any, run: Path, goal: str, config: RewriteConfig) -> Text2Tex
     return Text2Text(settings, [])
 
 
+def one_line(text: str) -> str:
+    """A text without line ends, so that each line of a file has one line of output."""
+    return " ".join(text.splitlines())
+
+
 def rewrite_lines(rewriter: Rewriter, lines: Iterable[str]) -> Iterator[str]:
     """The text for each line, in order, some lines at a time."""
     rest = iter(lines)
     with merge_notices():
         while batch := list(islice(rest, LINES_PER_WRITE)):
-            yield from rewriter.write(batch)
+            yield from map(one_line, rewriter.write(batch))
 
 
 def rewrite_file(
@@ -126,6 +131,6 @@ def rewrite_file(
     with partial_file(out, source, force=force) as file, merge_notices():
         rest = islice(read_lines(path, encoding), file.n_done, None)
         while batch := list(islice(rest, LINES_PER_WRITE)):
-            texts = (" ".join(text.split("\n")) for text in rewriter.write(batch))
+            texts = map(one_line, rewriter.write(batch))
             file.add("".join(f"{text}\n" for text in texts).encode(), len(batch))
         return file.n_done

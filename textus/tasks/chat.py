@@ -24,7 +24,7 @@ from textus.generation.params import SamplingParams
 from textus.metrics.resampling import estimate
 from textus.models.contract import LanguageModel
 from textus.reporting.html import Section
-from textus.tasks.base import Example, has_blanks
+from textus.tasks.base import Example
 from textus.tasks.chat_rows import ChatFormat, ChatRow, encode_conversations
 from textus.tasks.generation import GenerationTask, pair_format
 from textus.tokenizers import Tokenizer
@@ -90,10 +90,6 @@ class Chat(GenerationTask):
         return [name for name in FIELDS if name in values]
 
     # ── ids ────────────────────────────────────────────────────────────────────────────────────
-
-    def tokenizer_spec(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
-        size = 8000 if has_blanks(texts) else 6000
-        return kind or "bpe", min(size, max(500, len({*" ".join(texts).split()}) // 2))
 
     def id_rows(
         self, examples: Sequence[Example], model: LanguageModel, tokenizer: Tokenizer

@@ -21,7 +21,7 @@ from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import bos_ids
 from textus.models.contract import CountBased, LanguageModel
-from textus.tasks.base import Example, Task
+from textus.tasks.base import Example, Task, has_blanks
 from textus.tokenizers import Tokenizer
 
 ROWS_AT_ONCE = 64
@@ -31,7 +31,6 @@ ROWS_AT_ONCE = 64
 class GenerationTask(Task):
     """A task whose outputs are texts: it makes the rows of ids that a model is trained on with its own loss."""
 
-    generates: ClassVar[bool] = True
     compares_with_base: ClassVar[bool] = False
     """Whether the loss of the run to begin from is measured before the first step, to be reported."""
     held_out_batch: ClassVar[int] = 64
@@ -57,6 +56,10 @@ class GenerationTask(Task):
     def loss_figures(self, nats: float, rows: Sequence[Any]) -> dict[str, float]:
         """Further figures for the log, from the nats per learned id of held-out rows."""
         return {}
+
+    def tokenizer_spec(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
+        size = 8000 if has_blanks(texts) else 6000
+        return kind or "bpe", min(size, max(500, len({*" ".join(texts).split()}) // 2))
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         raise TypeError(f"{self.name} has no labels but texts")
@@ -171,8 +174,9 @@ def write_ids(
     sources: Sequence[list[int]],
     form: PairFormat,
 ) -> list[list[int]]:
-    """The ids written for each source; an empty source has an empty text."""
+    """The ids written for each source; an empty source has an empty text. Texts cut at their limit are counted."""
     written: list[list[int]] = [[] for _ in sources]
+    n_cut = 0
     model.eval()
     for rows, params in batches_of(task, model, sources):
         prompts = [form.prompt(sources[row]) for row in rows]
@@ -183,9 +187,15 @@ def write_ids(
             )
             for row, hypotheses in zip(rows, best, strict=True):
                 written[row] = hypotheses[0].ids
+                n_cut += hypotheses[0].reason == "length"
             continue
         engine = Engine(model, end_id=tokenizer.end_ids, max_rows=ROWS_AT_ONCE, n_ids=tokenizer.vocab_size)
         for event in engine.stream(prompts, params, given):
             if event.id is not None:
                 written[rows[event.row]].append(event.id)
+            n_cut += event.reason == "length"
+    log_notice(
+        n_cut, " of ", len(sources), " texts did not end within the tokens they may have and are cut (max_tokens sets"
+        " how many)",
+    )  # fmt: skip
     return written

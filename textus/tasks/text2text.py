@@ -19,7 +19,7 @@ from textus.data.text_pairs import IdPair
 from textus.generation.params import SamplingParams
 from textus.metrics import overlap
 from textus.models.contract import LanguageModel
-from textus.tasks.base import Example, columns_remedy, has_blanks, list_fields
+from textus.tasks.base import Example, columns_remedy, list_fields
 from textus.tasks.generation import PairTask
 from textus.tasks.reporting import Floats
 from textus.tokenizers import Tokenizer
@@ -28,7 +28,7 @@ SOURCE_FIELDS = ("source", "text")
 SOURCE = "{source}"
 SHOWN = 10
 MAX_TOKENS_STEP = 32
-"""Limits on the length of targets are multiples of this, so that sources of about one length share a batch."""
+"""Limits that follow from the source are multiples of this, so that sources of about one length share a batch."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,6 @@ class Text2Text(PairTask):
 
     # ── ids ────────────────────────────────────────────────────────────────────────────────────
 
-    def tokenizer_spec(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
-        size = 8000 if has_blanks(texts) else 6000
-        return kind or "bpe", min(size, max(500, len({*" ".join(texts).split()}) // 2))
-
     def tokenizer_texts(self, examples: Sequence[Example]) -> list[str]:
         return [text for example in examples for text in (*example.texts, example.label or "")]
 
@@ -111,8 +107,7 @@ class Text2Text(PairTask):
         return self.settings.template.replace(SOURCE, source) if source.strip() else ""
 
     def sampling(self, model: LanguageModel, n_source: int) -> SamplingParams:
-        limit = self.settings.max_tokens or 2 * n_source + 30
-        limit = -(-limit // MAX_TOKENS_STEP) * MAX_TOKENS_STEP
+        limit = self.settings.max_tokens or -(-(2 * n_source + 30) // MAX_TOKENS_STEP) * MAX_TOKENS_STEP
         context = model.config.context_length
         if context is not None and model.capabilities.needs_source:
             limit = min(limit, context - 1)
